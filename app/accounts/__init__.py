@@ -1,0 +1,1 @@
+"""Accounts, keys, and the principal that a request acts as."""

@@ -1,0 +1,48 @@
+"""Deny by default: a route that is not on the public list needs a principal."""
+
+from __future__ import annotations
+
+from flask import Flask, g, request
+
+from app import db
+from app.accounts import service
+from app.accounts.service import Principal
+from app.errors import Forbidden, Unauthenticated
+
+#: Endpoints that anyone may ask.
+PUBLIC = frozenset(
+    {
+        "health.healthz",
+        "health.readyz",
+        "api-docs.openapi_json",
+        "api-docs.openapi_swagger_ui",
+        "docs.asset",
+        "docs.swagger",
+    }
+)
+#: A load balancer does not route these, and still they are not for everyone.
+OPERATORS = frozenset({"health.exposition"})
+
+
+def install(app: Flask, *, allow_local: bool) -> None:
+    """Ask every request for its principal; `allow_local` lets one without credentials in."""
+
+    @app.before_request
+    def _authenticate() -> None:
+        if request.endpoint is None or request.endpoint in PUBLIC:
+            return  # an unknown path is a 404 for everyone
+        key = request.headers.get("X-API-Key")
+        with db.transaction() as session:
+            if key is not None:
+                g.principal = service.authenticate(session, key)
+            elif allow_local:
+                g.principal = service.local_operator(session)
+            else:
+                raise Unauthenticated("send an API key as X-API-Key")
+        if request.endpoint in OPERATORS and current().role != "operator":
+            raise Forbidden("this needs an operator's key")
+
+
+def current() -> Principal:
+    principal: Principal = g.principal
+    return principal

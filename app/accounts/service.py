@@ -1,0 +1,108 @@
+"""Who is asking: API keys and the principal that they stand for."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+from uuid import UUID
+
+from sqlalchemy import Row, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from app.accounts.models import ApiKey, User
+from app.errors import NotFound, Unauthenticated
+
+Role = Literal["user", "operator"]
+
+#: The account of requests without credentials, and only where ENVIRONMENT=local.
+LOCAL_OPERATOR_ID = UUID("00000000-0000-4000-8000-000000000001")
+LOCAL_OPERATOR_EMAIL = "operator@localhost"
+
+#: Leaked keys are found by scanners that know their beginning.
+KEY_PREFIX = "okuru_"
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Principal:
+    """On whose behalf a request acts, and as what."""
+
+    account_id: UUID
+    role: Role
+
+
+def authenticate(session: Session, key: str) -> Principal:
+    """The principal of an API key.
+
+    Raises:
+        Unauthenticated: no such key, or it was revoked: the caller learns no more than that.
+    """
+    row = session.execute(
+        select(ApiKey.user_id, ApiKey.role).where(
+            ApiKey.hash == _digest(key), ApiKey.revoked_at.is_(None)
+        )
+    ).one_or_none()
+    if row is None:
+        raise Unauthenticated("the API key is unknown or revoked")
+    return Principal(row.user_id, row.role)
+
+
+def local_operator(session: Session) -> Principal:
+    """The built-in principal of the local stack, made on first use."""
+    session.execute(
+        insert(User)
+        .values(id=LOCAL_OPERATOR_ID, email=LOCAL_OPERATOR_EMAIL)
+        .on_conflict_do_nothing()
+    )
+    return Principal(LOCAL_OPERATOR_ID, "operator")
+
+
+def create_key(session: Session, *, email: str, role: Role, name: str) -> tuple[UUID, str]:
+    """Make a key for the account of `email`, and the account if there is none.
+
+    Returns:
+        The key's id, and the key itself, which nobody can ask for again.
+    """
+    session.execute(insert(User).values(email=email).on_conflict_do_nothing())
+    user_id = session.execute(
+        select(User.id).where(func.lower(User.email) == email.lower())
+    ).scalar_one()
+    key = KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
+    key_id = session.execute(
+        insert(ApiKey)
+        .values(user_id=user_id, role=role, name=name, hash=_digest(key))
+        .returning(ApiKey.id)
+    ).scalar_one()
+    return key_id, key
+
+
+def list_keys(session: Session) -> Sequence[Row[tuple[ApiKey, str]]]:
+    """All keys with their accounts' emails, oldest first."""
+    return session.execute(
+        select(ApiKey, User.email).join(User, User.id == ApiKey.user_id).order_by(ApiKey.created_at)
+    ).all()
+
+
+def revoke_key(session: Session, key_id: UUID) -> None:
+    """From now on the key opens nothing. Revoking twice is the same.
+
+    Raises:
+        NotFound: there is no such key.
+    """
+    revoked = session.execute(
+        update(ApiKey)
+        .where(ApiKey.id == key_id)
+        .values(revoked_at=func.coalesce(ApiKey.revoked_at, func.now()))
+        .returning(ApiKey.id)
+    )
+    if revoked.one_or_none() is None:
+        raise NotFound(f"no API key {key_id}")
+
+
+def _digest(key: str) -> bytes:
+    """A plain hash will do: 256 random bits cannot be guessed, so nothing has to be slow."""
+    return hashlib.sha256(key.encode(errors="replace")).digest()

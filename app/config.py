@@ -1,0 +1,160 @@
+"""Every variable that Okuru reads, in one place. `docs/configuration.md` explains them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Literal, cast
+from urllib.parse import urlsplit
+
+from environs import Env, EnvError
+from marshmallow.validate import Length, OneOf, Range
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+#: Passwords that stand in tutorials and images: nobody's production may use one.
+DEFAULT_SECRETS = frozenset(
+    {"", "admin", "changeme", "local", "okuru", "password", "postgres", "secret", "test"}
+)
+#: Standard Webhooks asks for 24 to 64 random bytes, in base64 behind "whsec_".
+MIN_SENDER_SECRET = len("whsec_") + 32
+
+
+class ConfigurationError(Exception):
+    """The environment cannot be used. The message names every bad variable, and no value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the environment says. Frozen: a process lives with what it was started with."""
+
+    environment: Literal["local", "production"]
+    log_level: str
+    log_format: Literal["auto", "json", "text"]
+    host: str
+    port: int
+    web_processes: int
+    web_threads: int
+    metrics_port: int
+    database_url: str = field(repr=False)
+    db_max_open_conns: int
+    redis_url: str = field(repr=False)
+    redis_pool_size: int
+    aws_region: str
+    aws_endpoint_url: str | None
+    queue_url_prefix: str
+    worker_count: int
+    retry_scale: float
+    sweep_interval: float
+    sender: Literal["simulated", "webhook"]
+    send_failure_rate: float
+    sender_url: str | None
+    sender_secret: str | None = field(repr=False)
+    sender_connect_timeout: float
+    sender_read_timeout: float
+    sender_allowed_hosts: frozenset[str]
+
+    @property
+    def is_local(self) -> bool:
+        return self.environment == "local"
+
+    @classmethod
+    def from_env(cls) -> Settings:
+        """Read `os.environ`.
+
+        Raises:
+            ConfigurationError: at least one variable is missing, malformed, or, in
+                production, a default secret. All of them are named at once.
+        """
+        settings, problems = _parse(Env(eager=False))
+        if settings is not None:
+            problems |= _rules(settings)
+        if problems:
+            lines = "".join(f"\n  {name}: {why}" for name, why in sorted(problems.items()))
+            raise ConfigurationError(
+                f"these environment variables need attention (docs/configuration.md):{lines}"
+            )
+        return cast("Settings", settings)
+
+
+def variables() -> frozenset[str]:
+    """The names of all variables that `Settings.from_env()` reads."""
+    env = Env(eager=False)
+    _parse(env)
+    return frozenset(env._fields)  # noqa: SLF001 - environs has no public list of names
+
+
+def _parse(env: Env) -> tuple[Settings | None, dict[str, str]]:
+    settings = Settings(
+        environment=env.str("ENVIRONMENT", "production", validate=OneOf(["local", "production"])),
+        log_level=env.str(
+            "LOG_LEVEL", "INFO", validate=OneOf(["DEBUG", "INFO", "WARNING", "ERROR"])
+        ),
+        log_format=env.str("LOG_FORMAT", "auto", validate=OneOf(["auto", "json", "text"])),
+        host=env.str("HOST", "127.0.0.1"),
+        port=env.int("PORT", 8080, validate=Range(1, 65535)),
+        web_processes=env.int("WEB_PROCESSES", 2, validate=Range(1, 64)),
+        web_threads=env.int("WEB_THREADS", 8, validate=Range(1, 256)),
+        metrics_port=env.int("METRICS_PORT", 0, validate=Range(0, 65535)),
+        database_url=env.str("DATABASE_URL"),
+        db_max_open_conns=env.int("DB_MAX_OPEN_CONNS", 10, validate=Range(1, 500)),
+        redis_url=env.str("REDIS_URL"),
+        redis_pool_size=env.int("REDIS_POOL_SIZE", 10, validate=Range(1, 500)),
+        aws_region=env.str("AWS_REGION", "ap-northeast-1", validate=Length(1)),
+        aws_endpoint_url=env.str("AWS_ENDPOINT_URL", "") or None,
+        queue_url_prefix=env.str("QUEUE_URL_PREFIX"),
+        worker_count=env.int("WORKER_COUNT", 4, validate=Range(1, 256)),
+        retry_scale=env.float("RETRY_SCALE", 1.0, validate=Range(0.001, 1)),
+        sweep_interval=env.float("SWEEP_INTERVAL", 60.0, validate=Range(0.1, 3600)),
+        sender=env.str("SENDER", "simulated", validate=OneOf(["simulated", "webhook"])),
+        send_failure_rate=env.float("SEND_FAILURE_RATE", 0.2, validate=Range(0, 1)),
+        sender_url=env.str("SENDER_URL", "") or None,
+        sender_secret=env.str("SENDER_SECRET", "") or None,
+        # Together below the soft time limit of tasks/gifts.py.
+        sender_connect_timeout=env.float("SENDER_CONNECT_TIMEOUT", 2.0, validate=Range(0.1, 3)),
+        sender_read_timeout=env.float("SENDER_READ_TIMEOUT", 8.0, validate=Range(0.1, 10)),
+        sender_allowed_hosts=frozenset(env.list("SENDER_ALLOWED_HOSTS", [], subcast=str.strip)),
+    )
+    try:
+        env.seal()
+    except EnvError:
+        # Its own text may quote a value, and a value may be a secret.
+        return None, {name: _reason(name) for name in env._errors}  # noqa: SLF001
+    return settings, {}
+
+
+def _reason(name: str) -> str:
+    return "is not valid" if os.environ.get(name) else "is not set"
+
+
+def _rules(settings: Settings) -> dict[str, str]:
+    """What single values cannot say: {variable: what is wrong}."""
+    problems = {}
+    try:
+        database = make_url(settings.database_url)
+    except ArgumentError:
+        problems["DATABASE_URL"] = "is not a database URL"
+    else:
+        if database.drivername not in ("postgresql", "postgresql+psycopg2"):
+            problems["DATABASE_URL"] = "must begin with postgresql+psycopg2://"
+        elif not settings.is_local and (database.password or "") in DEFAULT_SECRETS:
+            problems["DATABASE_URL"] = "production needs a password that is no default"
+    if urlsplit(settings.redis_url).scheme not in ("redis", "rediss"):
+        problems["REDIS_URL"] = "must begin with redis:// or rediss://"
+    if not _is_http(settings.queue_url_prefix):
+        problems["QUEUE_URL_PREFIX"] = "must be the beginning of the queues' http(s) URLs"
+    if settings.sender == "webhook":
+        if not _is_http(settings.sender_url or ""):
+            problems["SENDER_URL"] = "SENDER=webhook needs an http(s) URL"
+        elif not settings.is_local and urlsplit(settings.sender_url).scheme != "https":
+            problems["SENDER_URL"] = "production sends gift codes over https only"
+        if len(settings.sender_secret or "") < MIN_SENDER_SECRET:
+            problems["SENDER_SECRET"] = (
+                "SENDER=webhook needs a secret: whsec_ and base64 of 24 bytes or more"
+            )
+    return problems
+
+
+def _is_http(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme in ("http", "https") and bool(parts.netloc)

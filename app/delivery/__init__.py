@@ -1,0 +1,1 @@
+"""One set of guarded statements for every deliverable: docs/architecture.md tells the scheme."""

@@ -1,0 +1,164 @@
+"""The columns that make a row deliverable, the record of its attempts, and its dead letters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Identity,
+    Index,
+    Integer,
+    String,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+
+from app.db import Base, UtcDateTime
+from app.outbox.service import Message
+
+#: Executions that one send may have (the customer's document, section 6.3).
+MAX_EXECUTIONS = 5
+
+OUTCOMES = ("sent", "transient", "permanent", "lost", "timeout", "unknown")
+
+
+@dataclass(frozen=True)
+class Lifecycle:
+    """What a kind of deliverable calls its states, and the task that delivers it."""
+
+    kind: str
+    ready: str
+    queued: str
+    done: str
+    failed: str
+    message: Message
+    subject: str
+    """The name of the task's argument that holds the row's id, such as `gift_id`."""
+
+
+class Deliverable:
+    """Mixed into a model whose effect must happen once."""
+
+    lifecycle: ClassVar[Lifecycle]
+    __tablename__: str
+    __table__: ClassVar[Any]
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())
+    status: Mapped[str] = mapped_column(String(20))
+    send_no: Mapped[int] = mapped_column(
+        Integer, server_default="0", doc="Raised each time the row becomes queued."
+    )
+    request_id: Mapped[str | None] = mapped_column(
+        String(255), doc="The Idempotency-Key of the send at hand."
+    )
+    carrier: Mapped[str | None] = mapped_column(
+        String(100), doc="The SQS MessageId that claimed this send; another copy is a duplicate."
+    )
+    receive: Mapped[int] = mapped_column(
+        Integer, server_default="0", doc="The carrier's receive count at the last claim."
+    )
+    executions: Mapped[int] = mapped_column(Integer, server_default="0")
+    restages: Mapped[int] = mapped_column(
+        Integer, server_default="0", doc="How often the reconciler staged this send again."
+    )
+    failure: Mapped[str | None] = mapped_column(
+        String(20), doc="How a failed row failed: permanent, exhausted, or unknown."
+    )
+    last_error: Mapped[str | None] = mapped_column(Text)
+    accepted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(
+        UtcDateTime, server_default=func.now(), doc="Kept by the trigger of the state moves."
+    )
+
+    @declared_attr.directive
+    @classmethod
+    def __table_args__(cls) -> tuple[Any, ...]:
+        states = cls.lifecycle
+        return (
+            CheckConstraint(f"executions BETWEEN 0 AND {MAX_EXECUTIONS}", name="executions"),
+            CheckConstraint("send_no >= 0 AND receive >= 0 AND restages >= 0", name="counts"),
+            CheckConstraint(
+                f"(failure IS NULL) = (status <> '{states.failed}')"
+                " AND failure IN ('permanent', 'exhausted', 'unknown')",
+                name="failure",
+            ),
+            # A row that was never asked for has neither a send number nor a request.
+            CheckConstraint(
+                f"(status = '{states.ready}') = (send_no = 0)"
+                " AND (send_no = 0) = (accepted_at IS NULL)",
+                name="accepted",
+            ),
+            # recover_stalled() looks for queued rows that nobody has touched.
+            Index(
+                f"ix_{cls.__tablename__}_stalled",
+                "updated_at",
+                postgresql_where=text(f"status = '{states.queued}'"),
+            ),
+        )
+
+
+class Attempt(Base):
+    """The record of one execution: begun by a claim, ended by its outcome."""
+
+    __tablename__ = "attempts"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    subject_id: Mapped[UUID]
+    send_no: Mapped[int]
+    receive_count: Mapped[int]
+    message_id: Mapped[str] = mapped_column(String(100))
+    worker: Mapped[str] = mapped_column(String(200))
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    outcome: Mapped[str | None] = mapped_column(String(20))
+    error_code: Mapped[str | None] = mapped_column(String(80))
+    error_message: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = (
+        CheckConstraint(f"outcome IN {OUTCOMES}", name="outcome"),
+        CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="ended"),
+        Index("ix_attempts_subject", "kind", "subject_id", "id"),
+        Index(
+            "uq_attempts_open",
+            "kind",
+            "subject_id",
+            unique=True,
+            postgresql_where=text("ended_at IS NULL"),
+        ),
+        Index(
+            "uq_attempts_sent",
+            "kind",
+            "subject_id",
+            "send_no",
+            unique=True,
+            postgresql_where=text("outcome = 'sent'"),
+        ),
+    )
+
+
+class DeadLetter(Base):
+    """A message that SQS moved to a DLQ, as the reconciler saw it there."""
+
+    __tablename__ = "dead_letters"
+
+    message_id: Mapped[str] = mapped_column(String(100), primary_key=True)
+    queue: Mapped[str] = mapped_column(String(80))
+    task: Mapped[str | None] = mapped_column(String(200))
+    subject_id: Mapped[UUID | None] = mapped_column(index=True)
+    request_id: Mapped[str | None] = mapped_column(String(255))
+    send_no: Mapped[int | None]
+    receive_count: Mapped[int]
+    body: Mapped[str] = mapped_column(Text)
+    first_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())
+    last_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())
+
+    __table_args__ = (Index("ix_dead_letters_queue", "queue", "first_seen_at"),)

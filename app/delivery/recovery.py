@@ -1,0 +1,124 @@
+"""What a crash or an outage left behind: dead letters are copied, lost rows staged again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import func, literal_column, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from app.delivery.models import MAX_EXECUTIONS, DeadLetter
+from app.delivery.service import Model, close_open_attempts, restage
+from app.outbox import service as outbox
+
+#: How often the reconciler gives a send whose message died another one.
+MAX_RESTAGES = 3
+
+#: Rows that one sweep stages again; the next sweep takes the rest.
+SWEEP_LIMIT = 500
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A message as it lies in a dead-letter queue. What could not be read is None."""
+
+    message_id: str
+    queue: str
+    receive_count: int
+    body: str
+    task: str | None
+    subject_id: UUID | None
+    send_no: int | None
+    request_id: str | None
+
+
+def reconcile(session: Session, letter: Letter, model: Model | None) -> str | None:
+    """Remember a dead letter by its MessageId, and decide the send that it left undecided.
+
+    Only the first sight decides: the letter stays in its queue for an operator, and a row that
+    was staged again because of it must not be staged again because of it at every sweep.
+
+    Args:
+        model: what the letter's task delivers, if it is known.
+
+    Returns:
+        "restaged", "failed", or None when there was nothing to decide.
+    """
+    is_new = session.execute(
+        insert(DeadLetter)
+        .values(**vars(letter))
+        .on_conflict_do_update(
+            index_elements=[DeadLetter.message_id], set_={"last_seen_at": func.now()}
+        )
+        .returning(literal_column("xmax = 0"))
+    ).scalar_one()
+    if not is_new or model is None or letter.subject_id is None:
+        return None
+    return _decide(session, model, letter)
+
+
+def _decide(session: Session, model: Model, letter: Letter) -> str | None:
+    """A row with executions left gets a new message, at most `MAX_RESTAGES` times; else it fails."""
+    held = (
+        model.id == letter.subject_id,
+        model.send_no == letter.send_no,
+        # No carrier: no delivery of it ever reached the database.
+        or_(model.carrier.is_(None), model.carrier == letter.message_id),
+    )
+    if restage(
+        session,
+        model,
+        *held,
+        model.executions < MAX_EXECUTIONS,
+        model.restages < MAX_RESTAGES,
+        by_reconciler=True,
+    ):
+        return "restaged"
+    failed = session.execute(
+        update(model)
+        .where(model.status == model.lifecycle.queued, *held)
+        .values(
+            status=model.lifecycle.failed,
+            failure="unknown",
+            last_error="OUTCOME_UNKNOWN: the last execution ended without recording an outcome",
+        )
+        .returning(model.id)
+    ).scalar_one_or_none()
+    if failed is None:
+        return None
+    close_open_attempts(session, model, failed)
+    return "failed"
+
+
+def recover_stalled(
+    session: Session, model: Model, *, visible_depth: int, untouched_for: timedelta
+) -> Sequence[UUID]:
+    """Stage queued rows again whose message vanished.
+
+    Only when nothing can still be on its way: the queue shows no message, the outbox holds none
+    for it, and the row has been untouched for longer than a message can hide.
+
+    Args:
+        visible_depth: messages waiting in the task's queue.
+        untouched_for: the largest back-off plus the visibility timeout.
+
+    Returns:
+        The ids of the rows that were staged again.
+    """
+    if visible_depth > 0 or outbox.waits_for(session, model.lifecycle.message.queue):
+        return []
+    stalled = (
+        select(model.id)
+        .where(
+            model.status == model.lifecycle.queued,
+            model.updated_at < func.now() - untouched_for,
+        )
+        .order_by(model.updated_at)
+        .limit(SWEEP_LIMIT)
+        .with_for_update(skip_locked=True)
+    )
+    return restage(session, model, model.id.in_(stalled))

@@ -1,0 +1,121 @@
+"""One delivery from claim to verdict: what a task of every deliverable does."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeVar
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from app import db
+from app.delivery import service
+from app.delivery.errors import PermanentError, TimedOut, TransientError
+from app.delivery.service import Claim, Delivery, Failure, Model, Verdict
+from app.observability import context, logs, metrics
+
+log = logging.getLogger(__name__)
+
+Parcel = TypeVar("Parcel")
+
+
+def deliver(
+    model: Model,
+    subject_id: UUID,
+    send_no: int,
+    delivery: Delivery,
+    *,
+    load: Callable[[Session], Parcel],
+    effect: Callable[[Parcel, int], None],
+    interruptions: tuple[type[Exception], ...] = (),
+) -> Verdict:
+    """Claim, run the effect, record the outcome.
+
+    No transaction is open while the effect runs: a provider may take seconds, and a connection
+    is dear (docs/architecture.md).
+
+    Args:
+        load: reads what the effect needs, in the transaction of the claim.
+        effect: called at most once, with what was loaded and the number of this execution;
+            raises when the effect did not happen.
+        interruptions: what the time limit of the task raises inside the effect.
+
+    Raises:
+        One of `db.OUTAGE_ERRORS`: nothing was recorded, and the message must come again.
+    """
+    kind = model.lifecycle.kind
+    with context.bound(
+        **{model.lifecycle.subject: str(subject_id)}, receive_count=delivery.receive_count
+    ):
+        started = time.perf_counter()
+        with db.transaction() as session:
+            claim = service.claim(session, model, subject_id, send_no, delivery)
+            if isinstance(claim, Claim):
+                parcel = load(session)
+        if isinstance(claim, Verdict):
+            metrics.DUPLICATES.labels(kind, claim.reason).inc()
+            log.info("not executed: %s", claim.reason, extra={"status": claim.status})
+            return claim
+        metrics.ATTEMPTS.labels(kind, str(delivery.receive_count)).inc()
+        failure = _run(lambda: effect(parcel, claim.execution), interruptions)
+        verdict = _record(model, claim, failure)
+        _log_outcome(kind, claim, failure, verdict, started)
+        return verdict
+
+
+def _run(effect: Callable[[], None], interruptions: tuple[type[Exception], ...]) -> Failure | None:
+    try:
+        effect()
+    except TimedOut as error:
+        return Failure("timeout", error.code, str(error))
+    except TransientError as error:
+        return Failure("transient", error.code, str(error), retry_after=error.retry_after)
+    except PermanentError as error:
+        return Failure("permanent", error.code, str(error), permanent=True)
+    except interruptions:
+        return Failure("timeout", "TIME_LIMIT", "the execution passed its time limit")
+    except Exception as error:
+        # Also MemoryError, which would take the whole worker down.
+        log.exception("unexpected error in an effect", extra={"error_code": "UNEXPECTED"})
+        return Failure("transient", "UNEXPECTED", type(error).__name__)
+    return None
+
+
+def _record(model: Model, claim: Claim, failure: Failure | None) -> Verdict:
+    kind = model.lifecycle.kind
+    with db.transaction() as session:
+        if failure is not None:
+            verdict = service.fail(session, model, claim, failure)
+        else:
+            success = service.succeed(session, model, claim)
+            verdict = success.verdict
+    if failure is not None:
+        metrics.DELIVERIES.labels(kind, failure.outcome).inc()
+    elif success.latency is None:
+        metrics.DELIVERIES.labels(kind, "unknown").inc()
+    else:
+        metrics.DELIVERIES.labels(kind, "sent").inc()
+        metrics.LATENCY.labels(kind).observe(success.latency)
+    if verdict.status in (model.lifecycle.done, model.lifecycle.failed):
+        metrics.SETTLED.labels(kind, verdict.status).inc()
+    return verdict
+
+
+def _log_outcome(
+    kind: str, claim: Claim, failure: Failure | None, verdict: Verdict, started: float
+) -> None:
+    errors = {"error_code": failure.code, "error_message": failure.message} if failure else {}
+    log.log(
+        logging.WARNING if failure else logging.INFO,
+        "%s executed: %s",
+        kind,
+        verdict.reason,
+        extra={
+            "status": verdict.status,
+            "execution": claim.execution,
+            "duration_ms": logs.elapsed_ms(started),
+            **errors,
+        },
+    )

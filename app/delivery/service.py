@@ -1,0 +1,371 @@
+"""Queue, claim, succeed, fail: every state change of a deliverable is one of these guards.
+
+A guard is a conditional UPDATE whose row count decides. Two workers, two copies of a message or
+two callers may arrive at once: one finds its row, the others find none and are told why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import CTE, ColumnElement, Insert, func, insert, literal, or_, select, update
+from sqlalchemy.orm import Session
+
+from app.delivery.models import MAX_EXECUTIONS, Attempt, Deliverable
+from app.outbox import service as outbox
+
+#: Texts from outside are kept short: a provider may answer with a page.
+MAX_ERROR_LENGTH = 1000
+
+Model = type[Deliverable]
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One receive of one message, as the engine reports it."""
+
+    message_id: str
+    receive_count: int
+    last_receive: bool
+    """Whether SQS moves the message to the dead-letter queue instead of delivering it again."""
+    worker: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to run the effect once, fenced by the message and its receive count."""
+
+    subject_id: UUID
+    send_no: int
+    delivery: Delivery
+    execution: int
+    attempt_id: int
+
+
+class Settle(StrEnum):
+    """What becomes of the message."""
+
+    DELETE = "delete"
+    RETRY = "retry"
+    """Hidden for the back-off of its receive count, then delivered again."""
+    EXPOSE = "expose"
+    """Visible at once, so that SQS moves it to the dead-letter queue at the next receive."""
+    LEAVE = "leave"
+    """Not ours to decide: another delivery of it is at work."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    settle: Settle
+    reason: str
+    status: str
+    """The row's state, for the log."""
+    retry_after: float | None = None
+    """Seconds that the provider asked to wait; the engine caps it by its largest back-off."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an execution did not succeed."""
+
+    outcome: str
+    code: str
+    message: str
+    permanent: bool = False
+    retry_after: float | None = None
+
+
+# --- queue --------------------------------------------------------------------------------------
+
+
+def queue(
+    session: Session,
+    model: Model,
+    *guards: ColumnElement[bool],
+    request_id: str,
+    record: Callable[[CTE], Insert],
+) -> int | None:
+    """Make a ready row queued and stage its task, in one statement: no lock outlives it.
+
+    Args:
+        guards: which row, and under which conditions.
+        request_id: the Idempotency-Key; travels with the message into every log line.
+        record: the domain's own insert, from the columns id, send_no, request_id of the queued
+            rows.
+
+    Returns:
+        The new send number, or None when the guards found no row.
+    """
+    states = model.lifecycle
+    queued = (
+        update(model)
+        .where(model.status == states.ready, *guards)
+        .values(
+            status=states.queued,
+            send_no=model.send_no + 1,
+            request_id=request_id,
+            accepted_at=func.now(),
+        )
+        .returning(model.id, model.send_no, model.request_id)
+        .cte("queued")
+    )
+    return session.execute(
+        select(queued.c.send_no).add_cte(
+            record(queued).cte("recorded"), _staging(model, queued).cte("staged")
+        )
+    ).scalar_one_or_none()
+
+
+def restage(
+    session: Session, model: Model, *guards: ColumnElement[bool], by_reconciler: bool = False
+) -> Sequence[UUID]:
+    """Stage queued rows again whose message is gone; they keep their send number and executions.
+
+    Returns:
+        The ids of the rows that the guards found.
+    """
+    restaged = (
+        update(model)
+        .where(model.status == model.lifecycle.queued, *guards)
+        .values(carrier=None, receive=0, restages=model.restages + int(by_reconciler))
+        .returning(model.id, model.send_no, model.request_id)
+        .cte("restaged")
+    )
+    return (
+        session.execute(select(restaged.c.id).add_cte(_staging(model, restaged).cte("staged")))
+        .scalars()
+        .all()
+    )
+
+
+def _staging(model: Model, rows: CTE) -> Insert:
+    states = model.lifecycle
+    kwargs = func.jsonb_build_object(
+        literal(states.subject), rows.c.id,
+        literal("send_no"), rows.c.send_no,
+        literal("request_id"), rows.c.request_id,
+    )  # fmt: skip
+    return outbox.staging(states.message, kwargs, select(rows))
+
+
+# --- claim --------------------------------------------------------------------------------------
+
+
+def claim(
+    session: Session, model: Model, subject_id: UUID, send_no: int, delivery: Delivery
+) -> Claim | Verdict:
+    """Ask for the right to run the effect. Commit before running it.
+
+    Returns:
+        A claim, or a verdict that says what becomes of a message that may not run.
+    """
+    execution = session.execute(
+        update(model)
+        .where(
+            model.id == subject_id,
+            model.send_no == send_no,
+            model.status == model.lifecycle.queued,
+            model.executions < MAX_EXECUTIONS,
+            or_(model.carrier.is_(None), model.carrier == delivery.message_id),
+            model.receive < delivery.receive_count,
+        )
+        .values(
+            carrier=delivery.message_id,
+            receive=delivery.receive_count,
+            executions=model.executions + 1,
+        )
+        .returning(model.executions)
+    ).scalar_one_or_none()
+    if execution is None:
+        return _refuse(session, model, subject_id, send_no, delivery)
+    close_open_attempts(session, model, subject_id)
+    attempt_id = session.execute(
+        insert(Attempt)
+        .values(
+            kind=model.lifecycle.kind,
+            subject_id=subject_id,
+            send_no=send_no,
+            receive_count=delivery.receive_count,
+            message_id=delivery.message_id,
+            worker=delivery.worker,
+        )
+        .returning(Attempt.id)
+    ).scalar_one()
+    return Claim(subject_id, send_no, delivery, execution, attempt_id)
+
+
+def _refuse(
+    session: Session, model: Model, subject_id: UUID, send_no: int, delivery: Delivery
+) -> Verdict:
+    """Why the claim found no row, and so what becomes of the message."""
+    states = model.lifecycle
+    row = session.execute(
+        select(
+            model.status,
+            model.send_no,
+            model.carrier,
+            model.receive,
+            model.executions,
+            model.failure,
+        ).where(model.id == subject_id)
+    ).one_or_none()
+    if row is None:
+        return Verdict(Settle.RETRY, "unknown_subject", "-")
+    if row.send_no > send_no:
+        return Verdict(Settle.DELETE, "stale", row.status)
+    if row.send_no < send_no or row.status == states.ready:
+        # The database is older than the message: a failover lost a commit. Nobody may decide that.
+        return Verdict(Settle.RETRY, "not_yet_queued", row.status)
+    if row.status == states.done:
+        close_open_attempts(session, model, subject_id, older_than=delivery)
+        return Verdict(Settle.DELETE, "already_done", row.status)
+    if row.failure == "permanent":
+        return Verdict(Settle.DELETE, "already_failed", row.status)
+    if row.carrier not in (None, delivery.message_id):
+        return Verdict(Settle.DELETE, "another_carrier", row.status)
+    if row.status == states.failed or row.executions >= MAX_EXECUTIONS:
+        return Verdict(Settle.EXPOSE, "exhausted", row.status)
+    return Verdict(Settle.LEAVE, "not_newer", row.status)
+
+
+def close_open_attempts(
+    session: Session, model: Model, subject_id: UUID, older_than: Delivery | None = None
+) -> None:
+    """An attempt that is open when the next delivery comes has lost its worker."""
+    statement = update(Attempt).where(
+        Attempt.kind == model.lifecycle.kind,
+        Attempt.subject_id == subject_id,
+        Attempt.ended_at.is_(None),
+    )
+    if older_than is not None:
+        statement = statement.where(
+            Attempt.message_id == older_than.message_id,
+            Attempt.receive_count < older_than.receive_count,
+        )
+    session.execute(
+        statement.values(
+            ended_at=func.now(),
+            outcome="lost",
+            error_code="WORKER_LOST",
+            error_message="the worker ended without recording an outcome",
+        )
+    )
+
+
+# --- outcome ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Success:
+    verdict: Verdict
+    latency: float | None
+    """Seconds from acceptance, or None when another execution had already succeeded."""
+
+
+def succeed(session: Session, model: Model, claim: Claim) -> Success:
+    """Record that the effect happened. Success is a fact: no fence stands before it.
+
+    A row that was given up (failed) in the meantime becomes done all the same: the provider's
+    answer came late, and it is the truth (docs/adr/0005).
+    """
+    states = model.lifecycle
+    row = session.execute(
+        update(model)
+        .where(
+            model.id == claim.subject_id,
+            model.send_no == claim.send_no,
+            model.status.in_((states.queued, states.failed)),
+        )
+        .values(status=states.done, failure=None, last_error=None)
+        .returning(func.extract("epoch", func.now() - model.accepted_at))
+    ).scalar_one_or_none()
+    if row is None:
+        _end_attempt(
+            session, claim, Failure("unknown", "ALREADY_DONE", "another execution had succeeded")
+        )
+        return Success(Verdict(Settle.DELETE, "already_done", states.done), latency=None)
+    session.execute(
+        # Also one that was closed as lost: the answer came after all.
+        update(Attempt)
+        .where(Attempt.id == claim.attempt_id)
+        .values(ended_at=func.now(), outcome="sent", error_code=None, error_message=None)
+    )
+    return Success(Verdict(Settle.DELETE, "done", states.done), latency=float(row))
+
+
+def fail(session: Session, model: Model, claim: Claim, failure: Failure) -> Verdict:
+    """Record that an execution failed. Fenced: only the delivery that holds the claim may.
+
+    Returns:
+        What becomes of the message; a fifth execution or a permanent failure ends the send.
+    """
+    states = model.lifecycle
+    _end_attempt(session, claim, failure)
+    held = (
+        model.id == claim.subject_id,
+        model.send_no == claim.send_no,
+        model.carrier == claim.delivery.message_id,
+        model.receive == claim.delivery.receive_count,
+    )
+    last_error = f"{failure.code}: {failure.message}"[:MAX_ERROR_LENGTH]
+    exhausted = claim.execution >= MAX_EXECUTIONS
+    if failure.permanent or exhausted:
+        found = _change(
+            session, model, held,
+            status=states.failed,
+            failure="permanent" if failure.permanent else "exhausted",
+            last_error=last_error,
+        )  # fmt: skip
+        verdict = (
+            Verdict(Settle.DELETE, "permanent", states.failed)
+            if failure.permanent
+            else Verdict(Settle.EXPOSE, "exhausted", states.failed)
+        )
+    elif claim.delivery.last_receive:
+        # Receives were burnt by an outage: SQS would dead-letter what still has executions left.
+        found = _change(session, model, held, last_error=last_error) and bool(
+            restage(session, model, *held)
+        )
+        verdict = Verdict(Settle.DELETE, "restaged", states.queued)
+    else:
+        found = _change(session, model, held, last_error=last_error)
+        verdict = Verdict(Settle.RETRY, "transient", states.queued, failure.retry_after)
+    return verdict if found else Verdict(Settle.LEAVE, "fenced", "-")
+
+
+def _change(
+    session: Session, model: Model, held: tuple[ColumnElement[bool], ...], **values: Any
+) -> bool:
+    changed = session.execute(
+        update(model)
+        .where(model.status == model.lifecycle.queued, *held)
+        .values(**values)
+        .returning(model.id)
+    )
+    return changed.one_or_none() is not None
+
+
+def _end_attempt(session: Session, claim: Claim, failure: Failure) -> None:
+    session.execute(
+        update(Attempt)
+        .where(Attempt.id == claim.attempt_id, Attempt.ended_at.is_(None))
+        .values(
+            ended_at=func.now(),
+            outcome=failure.outcome,
+            error_code=failure.code,
+            error_message=failure.message[:MAX_ERROR_LENGTH],
+        )
+    )
+
+
+def attempts(session: Session, model: Model, subject_id: UUID) -> Sequence[Attempt]:
+    """Every execution of a row, oldest first. At most `MAX_EXECUTIONS` for each send."""
+    return session.scalars(
+        select(Attempt)
+        .where(Attempt.kind == model.lifecycle.kind, Attempt.subject_id == subject_id)
+        .order_by(Attempt.id)
+    ).all()

@@ -1,0 +1,1 @@
+"""Gifts: created, sent once, watched."""

@@ -1,0 +1,121 @@
+"""How a route reads its arguments and documents its refusals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any, NoReturn
+
+import marshmallow as ma
+from flask import Request
+from flask_smorest import Blueprint as SmorestBlueprint
+from marshmallow import RAISE
+from webargs.flaskparser import FlaskParser
+
+from app.errors import Invalid, UnsupportedMediaType
+
+#: Deeper than anything the API takes, shallower than what troubles a parser.
+MAX_JSON_DEPTH = 32
+
+
+class Parser(FlaskParser):
+    """Strict: unknown fields, duplicate keys, NaN and bytes that are no UTF-8 are refused."""
+
+    DEFAULT_VALIDATION_STATUS = 400
+    DEFAULT_UNKNOWN_BY_LOCATION = {
+        **FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION,
+        "json": RAISE,
+        "query": RAISE,
+    }
+
+    def load_json(self, req: Request, _schema: ma.Schema) -> Any:
+        if not req.is_json:
+            raise UnsupportedMediaType("send JSON, with Content-Type: application/json")
+        return parse_json(req.get_data())
+
+    def handle_error(
+        self,
+        error: ma.ValidationError,
+        req: Request,
+        schema: ma.Schema,
+        *,
+        error_status_code: int | None,
+        error_headers: Mapping[str, str] | None,
+    ) -> NoReturn:
+        (location,) = error.normalized_messages()
+        raise Invalid(
+            "the request is not valid: see details",
+            details=error.normalized_messages()[location],
+        )
+
+
+class Blueprint(SmorestBlueprint):
+    ARGUMENTS_PARSER = Parser()
+
+    def refuses(self, *statuses: int) -> Callable[[Any], Any]:
+        """Document these refusals, and those that every route shares."""
+
+        def decorate(view: Any) -> Any:
+            for status in {*statuses, 401, 503}:
+                view = self.alt_response(status, response=HTTPStatus(status).name)(view)
+            return view
+
+        return decorate
+
+
+def parse_json(data: bytes) -> Any:
+    """One JSON document.
+
+    Raises:
+        app.errors.Invalid: it is none, or one whose meaning depends on who reads it.
+    """
+    try:
+        document = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_object_without_duplicates,
+            parse_constant=_refuse_constant,
+        )
+        _check_depth(document)
+    except (ValueError, RecursionError) as error:
+        raise Invalid(f"the body is not valid JSON: {_why(error)}") from None
+    return document
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at line {error.lineno} column {error.colno}"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return str(error) if type(error) is _AmbiguousError else "a number is too long"
+
+
+class _AmbiguousError(ValueError):
+    pass
+
+
+def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        raise _AmbiguousError("a key stands twice in one object")
+    return document
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _AmbiguousError(f"{name} is not a JSON number")
+
+
+def _check_depth(document: Any) -> None:
+    level = [document]
+    for _ in range(MAX_JSON_DEPTH):
+        level = [
+            child
+            for node in level
+            if isinstance(node, dict | list)
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+        if not level:
+            return
+    raise _AmbiguousError("it is nested too deeply")

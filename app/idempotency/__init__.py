@@ -1,0 +1,1 @@
+"""Idempotency-Key: one effect and one answer a key."""

@@ -1,0 +1,33 @@
+"""gunicorn's settings: `gunicorn --config app/server.py 'app:create_app()'`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Imported here, in the master, so that the folder of the metrics exists before the forks.
+from app.config import Settings
+from app.observability import logs, metrics
+
+settings = Settings.from_env()
+
+bind = f"{settings.host}:{settings.port}"
+workers = settings.web_processes
+worker_class = "gthread"
+threads = settings.web_threads
+# The longest request waits 2 s for a connection and 7 s for its answer; ECS stops after 30 s.
+timeout = 30
+graceful_timeout = 20
+# Above the load balancer's idle timeout (60 s), so that it never meets a closed connection.
+keepalive = 75
+# A request line holds a path and a cursor.
+limit_request_line = 4094
+limit_request_fields = 50
+logconfig_dict = logs.config(service="api", level=settings.log_level, style=settings.log_format)
+
+
+def when_ready(_server: Any) -> None:
+    metrics.serve(settings.metrics_port, settings.host)
+
+
+def child_exit(_server: Any, worker: Any) -> None:
+    metrics.process_died(worker.pid)

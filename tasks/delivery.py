@@ -1,0 +1,70 @@
+"""The reconciler: looks after what died in the queues, for every kind of deliverable."""
+
+from __future__ import annotations
+
+import logging
+from uuid import UUID
+
+from app import db
+from app.delivery import recovery
+from app.delivery.recovery import Letter
+from app.delivery.service import Model
+from app.gifts.models import Gift
+from tasks import app, engine
+from tasks.engine import dead_letters
+from tasks.engine.dead_letters import DeadMessage
+
+log = logging.getLogger(__name__)
+
+DELIVERABLES: dict[str, Model] = {model.lifecycle.message.task: model for model in (Gift,)}
+
+
+@app.task(name="delivery.reconcile", soft_time_limit=45, time_limit=55)
+def reconcile() -> None:
+    """Copy dead letters into the database and decide the sends that they left undecided.
+
+    Deletes nothing: the letters stay for an operator.
+    """
+    for queue in engine.catalogue:
+        for batch in dead_letters.read(engine.sqs, engine.catalogue, queue):
+            for message in batch:
+                _reconcile(message)
+
+
+def _reconcile(message: DeadMessage) -> None:
+    model = DELIVERABLES.get(message.task or "")
+    letter = _letter(message, model)
+    with db.transaction() as session:
+        decision = recovery.reconcile(session, letter, model)
+    if decision:
+        log.warning(
+            "dead letter: %s",
+            decision,
+            extra={
+                "message_id": letter.message_id,
+                "request_id": letter.request_id,
+                "subject_id": str(letter.subject_id),
+            },
+        )
+
+
+def _letter(message: DeadMessage, model: Model | None) -> Letter:
+    """What can be read of a message that may be anything."""
+    kwargs = message.kwargs
+    subject = kwargs.get(model.lifecycle.subject) if model else None
+    send_no = kwargs.get("send_no")
+    request_id = kwargs.get("request_id")
+    try:
+        subject_id = UUID(str(subject)) if subject else None
+    except ValueError:
+        subject_id = None
+    return Letter(
+        message_id=message.message_id,
+        queue=message.queue,
+        receive_count=message.receive_count,
+        body=message.body,
+        task=message.task,
+        subject_id=subject_id,
+        send_no=send_no if isinstance(send_no, int) else None,
+        request_id=request_id[:255] if isinstance(request_id, str) else None,
+    )

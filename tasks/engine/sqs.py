@@ -1,0 +1,28 @@
+"""A boto3 client whose calls end soon, one way or the other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+#: What a call raises when SQS is unreachable, slow, or says no.
+SQS_ERRORS = (BotoCoreError, ClientError)
+
+#: One try: whoever calls knows better than botocore when and whether to try again.
+CLIENT_CONFIG = {
+    "connect_timeout": 2,
+    "read_timeout": 5,
+    "retries": {"total_max_attempts": 1},
+    "max_pool_connections": 10,
+}
+
+
+def client(region: str) -> SQSClient:
+    """Thread-safe; make it once and keep it. AWS_ENDPOINT_URL and credentials are boto's."""
+    return boto3.client("sqs", region_name=region, config=Config(**CLIENT_CONFIG))  # type: ignore[arg-type]

@@ -1,0 +1,50 @@
+"""How a task says what becomes of its message."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Protocol
+
+from celery.exceptions import Reject
+
+from tasks.engine.catalogue import Queue
+
+#: Seconds, before scaling, that a message rests whose database is out of reach.
+OUTAGE_DELAY = 30
+
+
+class Verdict(Protocol):
+    """What a task returns to the engine."""
+
+    @property
+    def settle(self) -> str:
+        """delete, retry, expose (visible at once, for SQS to dead-letter it), or leave."""
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds that a provider asked to wait, with `retry`."""
+
+
+class Returned(Reject):  # type: ignore[misc]
+    """Raised in the pool's process, read in the worker's: the message goes back to SQS."""
+
+    #: Where the worker's process keeps it on the kombu message until the reject comes.
+    PROPERTY: ClassVar[str] = "okuru_returned"
+
+    def __init__(self, settle: str, retry_after: float | None = None) -> None:
+        # requeue=True only spares Celery's failure signals: the transport never requeues.
+        super().__init__(settle, requeue=True)
+        self.settle = settle
+        self.retry_after = retry_after
+        self.args = (settle, retry_after)  # what pickle calls __init__ with
+
+    def delay(self, queue: Queue, receive_count: int, scale: float) -> int | None:
+        """Seconds to hide the message; None to leave it as it is."""
+        match self.settle:
+            case "expose":
+                return 0
+            case "leave":
+                return None
+            case "outage":
+                return math.ceil(OUTAGE_DELAY * scale)
+        return queue.retry_delay(receive_count, scale=scale, at_least=self.retry_after or 0)
