@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
-from psycopg2 import extensions
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
+from psycopg2 import extensions
 from sqlalchemy import DateTime, Engine, MetaData, NullPool, create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import InterfaceError, OperationalError

@@ -1,4 +1,4 @@
-"""What can go wrong in the rules, as families. What each means in HTTP is in `app/http/errors.py`."""
+"""What can go wrong in the rules, as families. `app/http/errors.py` says what each is in HTTP."""
 
 from __future__ import annotations
 

@@ -19,6 +19,8 @@ timeout = 30
 graceful_timeout = 20
 # Above the load balancer's idle timeout (60 s), so that it never meets a closed connection.
 keepalive = 75
+# Its socket would stand in the home folder, one for all stacks.
+control_socket_disable = True
 # A request line holds a path and a cursor.
 limit_request_line = 4094
 limit_request_fields = 50

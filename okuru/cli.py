@@ -8,6 +8,9 @@ import click
 COMMANDS = {
     "run": "okuru.run:run",
     "migrate": "okuru.migrate:migrate",
+    "demo": "okuru.demo:demo",
+    "keys": "okuru.keys:keys",
+    "relay": "okuru.relay:relay",
     "reset-db": "okuru.reset_db:reset_db",
 }
 

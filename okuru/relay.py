@@ -10,7 +10,7 @@ from app.observability import logs, metrics
 def relay() -> None:
     """Publish what was staged in the outbox, until TERM."""
     # Importing tasks makes the Celery app, which reads the environment: not for `okuru --help`.
-    from tasks import app, engine, settings
+    from tasks.celery import app, engine, settings
     from tasks.engine.publisher import Publisher
     from tasks.relay import Relay
 

@@ -10,7 +10,7 @@ from app.delivery import recovery
 from app.delivery.recovery import Letter
 from app.delivery.service import Model
 from app.gifts.models import Gift
-from tasks import app, engine
+from tasks.celery import app, engine
 from tasks.engine import dead_letters
 from tasks.engine.dead_letters import DeadMessage
 

@@ -13,7 +13,7 @@ from app.gifts import messages, service
 from app.gifts.models import Gift
 from app.gifts.senders import Sender
 from app.gifts.senders.choose import from_settings
-from tasks import app, engine, settings
+from tasks.celery import app, engine, settings
 from tasks.engine.queues import visible_depth
 from tasks.engine.task import INTERRUPTIONS, Task
 

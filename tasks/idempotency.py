@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app import db
 from app.idempotency import service
-from tasks import app
+from tasks.celery import app
 
 
 @app.task(name="idempotency.expire", soft_time_limit=30, time_limit=40)

@@ -80,7 +80,7 @@ def create_key(session: Session, *, email: str, role: Role, name: str) -> tuple[
     return key_id, key
 
 
-def list_keys(session: Session) -> Sequence[Row[tuple[ApiKey, str]]]:
+def list_keys(session: Session) -> Sequence[Row[ApiKey, str]]:
     """All keys with their accounts' emails, oldest first."""
     return session.execute(
         select(ApiKey, User.email).join(User, User.id == ApiKey.user_id).order_by(ApiKey.created_at)

@@ -17,7 +17,7 @@ class TransientError(Exception):
         self.retry_after = retry_after
 
 
-class TimedOut(TransientError):  # noqa: N818 - an answer that did not come, not a mistake
+class TimedOut(TransientError):
     """The provider did not answer in time: it may or may not have done it."""
 
 

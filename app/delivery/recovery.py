@@ -48,7 +48,7 @@ def reconcile(session: Session, letter: Letter, model: Model | None) -> str | No
     Returns:
         "restaged", "failed", or None when there was nothing to decide.
     """
-    is_new = session.execute(
+    is_new: bool = session.execute(
         insert(DeadLetter)
         .values(**vars(letter))
         .on_conflict_do_update(
@@ -62,7 +62,7 @@ def reconcile(session: Session, letter: Letter, model: Model | None) -> str | No
 
 
 def _decide(session: Session, model: Model, letter: Letter) -> str | None:
-    """A row with executions left gets a new message, at most `MAX_RESTAGES` times; else it fails."""
+    """With executions left: a new message, at most `MAX_RESTAGES` times. Else the row fails."""
     held = (
         model.id == letter.subject_id,
         model.send_no == letter.send_no,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from sqlalchemy import CTE, ColumnElement, Insert, func, insert, literal, or_, select, update
@@ -24,15 +24,20 @@ MAX_ERROR_LENGTH = 1000
 Model = type[Deliverable]
 
 
-@dataclass(frozen=True)
-class Delivery:
+class Delivery(Protocol):
     """One receive of one message, as the engine reports it."""
 
-    message_id: str
-    receive_count: int
-    last_receive: bool
-    """Whether SQS moves the message to the dead-letter queue instead of delivering it again."""
-    worker: str
+    @property
+    def message_id(self) -> str: ...
+    @property
+    def receive_count(self) -> int: ...
+    @property
+    def last_receive(self) -> bool:
+        """Whether SQS moves the message to the dead-letter queue instead of delivering it again."""
+
+    @property
+    def worker(self) -> str:
+        """The process that executes."""
 
 
 @dataclass(frozen=True)

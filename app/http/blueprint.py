@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import marshmallow as ma
 from flask import Request
@@ -23,7 +23,7 @@ class Parser(FlaskParser):
     """Strict: unknown fields, duplicate keys, NaN and bytes that are no UTF-8 are refused."""
 
     DEFAULT_VALIDATION_STATUS = 400
-    DEFAULT_UNKNOWN_BY_LOCATION = {
+    DEFAULT_UNKNOWN_BY_LOCATION: ClassVar[dict[str, str | None]] = {
         **FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION,
         "json": RAISE,
         "query": RAISE,
@@ -43,11 +43,9 @@ class Parser(FlaskParser):
         error_status_code: int | None,
         error_headers: Mapping[str, str] | None,
     ) -> NoReturn:
-        (location,) = error.normalized_messages()
-        raise Invalid(
-            "the request is not valid: see details",
-            details=error.normalized_messages()[location],
-        )
+        # {"json": {field: [messages]}}: callers know where they put what.
+        ((_location, fields),) = error.normalized_messages().items()  # type: ignore[no-untyped-call]
+        raise Invalid("the request is not valid: see details", details=fields)
 
 
 class Blueprint(SmorestBlueprint):

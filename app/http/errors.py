@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, cast
 
 from flask import Flask, Response, jsonify
 from werkzeug.exceptions import HTTPException
@@ -82,7 +82,7 @@ def _refused(error: OkuruError) -> Response:
 def _refused_by_framework(error: HTTPException) -> Response:
     status = error.code or 500
     if 300 <= status < 400:  # a redirect that routing asked for
-        return Response.force_type(error.get_response())
+        return cast("Response", error.get_response())
     if status >= 500:
         return _unexpected(error)
     code = FRAMEWORK_CODES.get(status, "VALIDATION_ERROR")

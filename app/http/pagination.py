@@ -11,7 +11,6 @@ from uuid import UUID
 import marshmallow as ma
 from marshmallow.validate import Range
 
-
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
 

@@ -69,7 +69,7 @@ def once(
             insert(IdempotencyKey)
             .values(**place, **fresh)
             .on_conflict_do_update(
-                constraint=IdempotencyKey.__table__.primary_key,  # one that has expired
+                index_elements=[*place],  # one that has expired
                 set_={**fresh, "created_at": func.now()},
             )
         )

@@ -22,12 +22,14 @@ QUIET = (
     "alembic",
     "boto3",
     "botocore",
-    "celery.app.trace",
+    "celery.beat",
     "celery.worker.strategy",
     "kombu",
     "urllib3",
     "werkzeug",
 )
+#: Its warnings are our own verdicts, which are outcomes and not mistakes.
+VERY_QUIET = ("celery.app.trace",)
 
 
 def configure(*, service: str, level: str, style: Literal["auto", "json", "text"] = "auto") -> None:
@@ -38,6 +40,7 @@ def configure(*, service: str, level: str, style: Literal["auto", "json", "text"
         style: `auto` is text on a terminal and JSON everywhere else.
     """
     logging.config.dictConfig(config(service=service, level=level, style=style))
+    logging.captureWarnings(True)
 
 
 def config(*, service: str, level: str, style: Literal["auto", "json", "text"]) -> dict[str, Any]:
@@ -60,6 +63,7 @@ def config(*, service: str, level: str, style: Literal["auto", "json", "text"]) 
         "root": {"level": level, "handlers": ["stdout"]},
         "loggers": {
             **{name: {"level": "WARNING"} for name in QUIET},
+            **{name: {"level": "ERROR"} for name in VERY_QUIET},
             # These come with handlers of their own; without them their lines reach the root.
             **{
                 name: {"handlers": [], "propagate": True}

@@ -15,8 +15,12 @@ if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     # Before the first import of prometheus_client, which decides then. Children inherit it.
     _folder = tempfile.mkdtemp(prefix="okuru-metrics-")
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = _folder
-    _owner = os.getpid()
-    atexit.register(lambda: os.getpid() == _owner and shutil.rmtree(_folder, ignore_errors=True))
+
+    @atexit.register
+    def _remove(folder: str = _folder, owner: int = os.getpid()) -> None:
+        if os.getpid() == owner:  # and not a child, which inherits this too
+            shutil.rmtree(folder, ignore_errors=True)
+
 
 from prometheus_client import (
     CollectorRegistry,

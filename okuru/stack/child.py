@@ -11,7 +11,7 @@ from typing import IO
 
 import psutil
 
-from okuru.stack.home import PROJECT, Home
+from okuru.stack.home import PROJECT, Home, write_private
 
 # psutil derives a start time from the clock, which may have been set since it was recorded.
 _CLOCK_TOLERANCE = 2.0
@@ -62,7 +62,7 @@ class Child:
         with suppress(psutil.NoSuchProcess):
             created = psutil.Process(process.pid).create_time()
             record = {"pid": process.pid, "created": created, "signal": self._stop_signal}
-            self._record.write_text(json.dumps(record))
+            write_private(self._record, json.dumps(record))
         return process
 
     @property

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from okuru.stack.ports import LOOPBACK
@@ -13,6 +13,7 @@ REGION = "ap-northeast-1"
 DEFAULTS = {
     "ENVIRONMENT": "local",
     "HOST": LOOPBACK,
+    "AWS_REGION": REGION,
     "LOG_LEVEL": "INFO",
     # For the files; the terminal shows the lines in a readable form.
     "LOG_FORMAT": "json",
@@ -75,14 +76,6 @@ def for_processes(chosen: Mapping[str, str], parts: Mapping[str, str]) -> dict[s
     return environment
 
 
-def for_env_file(
-    environment: Mapping[str, str], keys: Mapping[str, str], queues: Iterable[str]
-) -> dict[str, str]:
-    """Return what `$OKURU_HOME/env` has."""
-    api = f"http://{environment['HOST']}:{environment['PORT']}"
-    published = {name: environment[name] for name in _PUBLISHED if name in environment}
-    urls: dict[str, str] = {}
-    for queue in queues:
-        name, url = queue.upper().replace("-", "_"), environment["QUEUE_URL_PREFIX"] + queue
-        urls |= {f"{name}_QUEUE_URL": url, f"{name}_DLQ_URL": f"{url}-dlq"}
-    return {"API_URL": api, **keys, **published, **urls}
+def for_env_file(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what of it `$OKURU_HOME/env` has."""
+    return {name: environment[name] for name in _PUBLISHED if name in environment}

@@ -34,8 +34,19 @@ class Interruption:
             raise KeyboardInterrupt
 
     @contextmanager
+    def postponed(self) -> Iterator[None]:
+        """Hold the exception back until the end of the block."""
+        before, self.held = self.held, True
+        try:
+            yield
+        finally:
+            self.held = before
+        if not before:
+            self.check()
+
+    @contextmanager
     def released(self) -> Iterator[None]:
-        """Let it be raised at once within the block."""
+        """Let the exception come at any moment of the block."""
         self.check()
         self.held = False
         try:

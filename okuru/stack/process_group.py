@@ -44,7 +44,8 @@ class ProcessGroup(Mapping[str, Process]):
     def start(self, *names: str) -> None:
         """Start the processes with these names, or all of them."""
         for name in names or self:
-            self[name].start()
+            with self._interruption.postponed():
+                self[name].start()
 
     def stop(self) -> None:
         """Stop all that run: gently, and at once if the user asks again."""

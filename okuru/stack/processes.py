@@ -77,7 +77,7 @@ class Process:
         return self._keeper is not None
 
     def start(self) -> None:
-        """Start the process. Raises OSError if there is no such program."""
+        """Start the process. Raises StackError if there is no such program."""
         self._stopping.clear()
         self._log = self._home.fresh_log(self.name)
         self._spawn()
@@ -114,7 +114,10 @@ class Process:
         metrics = Path(self._environment["PROMETHEUS_MULTIPROC_DIR"])
         shutil.rmtree(metrics, ignore_errors=True)
         metrics.mkdir(parents=True)
-        process = self._child.start(self._command, self._environment, output=subprocess.PIPE)
+        try:
+            process = self._child.start(self._command, self._environment, output=subprocess.PIPE)
+        except OSError as error:
+            raise StackError(f"{self.name} cannot start: {error}") from error
         self._reader = threading.Thread(
             target=self._copy, args=[process.stdout], name=f"read-{self.name}", daemon=True
         )
@@ -139,7 +142,11 @@ class Process:
             with self._lock:
                 if self._stopping.is_set():
                     return
-                self._spawn()
+                try:
+                    self._spawn()
+                except StackError as error:
+                    # Its program is being replaced, perhaps: the next round may find it.
+                    self._terminal.say(error.message)
                 self.restarts += 1
 
     def _copy(self, output: IO[bytes]) -> None:

@@ -1,10 +1,18 @@
 """What a stack needs on its servers before its processes can start."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from sqlalchemy.orm import Session
+
 from app import db
+from app.accounts import service as accounts
+from app.errors import Unauthenticated
 from okuru.stack.errors import StackError
+
+_USER_EMAIL = "user@localhost"
+_KEY_NAME = "local stack"
 
 
 def migrate(database_url: str) -> None:
@@ -19,19 +27,69 @@ def outages_explained() -> Iterator[None]:
     try:
         yield
     except db.OUTAGE_ERRORS as error:
-        reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
+        reason = str(getattr(error, "orig", error)).strip().partition("\n")[0]
         raise StackError(f"the database does not answer: {reason}") from error
 
 
 def create_queues(environment: Mapping[str, str]) -> None:
-    """Make every queue of the catalogue that is not there."""
+    """Make the queues of the catalogue, and their dead-letter queues, where there are none."""
+    # Importing tasks reads the environment, and so does boto3.
+    with _environment(environment):
+        from tasks.engine import queues, sqs
+        from tasks.engine.catalogue import Catalogue
+
+        catalogue = Catalogue.load(environment["QUEUE_URL_PREFIX"])
+        queues.create(sqs.client(environment["AWS_REGION"]), catalogue)
 
 
-def queue_names() -> list[str]:
-    """The names of the catalogue, without their dead-letter queues."""
-    return ["gifts"]
+def queue_urls(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return NAME_QUEUE_URL and NAME_DLQ_URL of every queue of the catalogue."""
+    with _environment(environment):
+        from tasks.engine.catalogue import Catalogue
+
+        catalogue = Catalogue.load(environment["QUEUE_URL_PREFIX"])
+    urls: dict[str, str] = {}
+    for queue in catalogue:
+        variable = queue.name.upper().replace("-", "_")
+        urls[f"{variable}_QUEUE_URL"] = catalogue.url(queue.name)
+        urls[f"{variable}_DLQ_URL"] = catalogue.url(queue.dead_letter_queue)
+    return urls
 
 
 def ensure_keys(database_url: str, previous: Mapping[str, str]) -> dict[str, str]:
-    """Return API_KEY and ADMIN_API_KEY: the previous ones if they still open the API."""
-    return {"API_KEY": "", "ADMIN_API_KEY": ""}
+    """Return API_KEY and ADMIN_API_KEY: the previous ones where they still open the API."""
+    engine = db.engine_for(database_url, db.OPERATOR)
+    with outages_explained(), Session(engine) as session, session.begin():
+        # The account of requests without credentials; the operator's key opens the same one.
+        accounts.local_operator(session)
+        roles: dict[str, tuple[str, accounts.Role]] = {
+            "API_KEY": (_USER_EMAIL, "user"),
+            "ADMIN_API_KEY": (accounts.LOCAL_OPERATOR_EMAIL, "operator"),
+        }
+        keys = {}
+        for variable, (email, role) in roles.items():
+            key = previous.get(variable)
+            if key is None or not _opens(session, key):
+                _, key = accounts.create_key(session, email=email, role=role, name=_KEY_NAME)
+            keys[variable] = key
+    return keys
+
+
+def _opens(session: Session, key: str) -> bool:
+    try:
+        accounts.authenticate(session, key)
+    except Unauthenticated:
+        return False
+    return True
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Give this process the variables for the length of the block."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -124,10 +124,8 @@ class Stack:
         """Start again what has died of the servers, and return their names."""
         dead = [server for server in self._servers if not server.child.alive]
         for server in dead:
-            self.interruption.held = True
-            server.start()
-            self.interruption.check()
-            self.interruption.held = False
+            with self.interruption.postponed():
+                server.start()
             server.wait_until_ready()
             if server is self.sqs:
                 # It writes its queues to disk only when it stops in peace.
@@ -154,12 +152,19 @@ class Stack:
         self.environment = environment.for_processes({**chosen, "PORT": str(port)}, addresses)
         provision.migrate(self.environment["DATABASE_URL"])
         self.interruption.check()
-        provision.create_queues(self.environment)
+        if self.sqs in self._servers:
+            provision.create_queues(self.environment)
         self.keys = provision.ensure_keys(
             self.environment["DATABASE_URL"], previous=self.home.read_env()
         )
-        queues = provision.queue_names()
-        self.home.write_env(environment.for_env_file(self.environment, self.keys, queues))
+        self.home.write_env(
+            {
+                "API_URL": self.api_url,
+                **self.keys,
+                **environment.for_env_file(self.environment),
+                **provision.queue_urls(self.environment),
+            }
+        )
 
         self.processes = ProcessGroup(
             self.home, PROJECT / "Procfile", self.environment, self._console, self.interruption
@@ -169,7 +174,9 @@ class Stack:
     def _start_servers(self, chosen: Mapping[str, str]) -> None:
         # The emulator takes longest; PostgreSQL may first have to make its data folder.
         self._servers: list[Server] = []
-        if "AWS_ENDPOINT_URL" not in chosen and "QUEUE_URL_PREFIX" not in chosen:
+        if "AWS_ENDPOINT_URL" in chosen and "QUEUE_URL_PREFIX" not in chosen:
+            raise StackError("AWS_ENDPOINT_URL is set: set QUEUE_URL_PREFIX, too")
+        if "QUEUE_URL_PREFIX" not in chosen:
             self._servers.append(self.sqs)
         if "REDIS_URL" not in chosen:
             self._servers.append(self.valkey)

@@ -42,6 +42,5 @@ def _common(queue: Queue) -> dict[str, str]:
 
 def visible_depth(sqs: SQSClient, url: str) -> int:
     """Messages that a receive could get now. Approximate, as SQS says of it."""
-    name = "ApproximateNumberOfMessages"
     answer = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"])
-    return int(answer["Attributes"][name])
+    return int(answer["Attributes"]["ApproximateNumberOfMessages"])

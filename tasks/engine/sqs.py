@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
@@ -23,6 +23,16 @@ CLIENT_CONFIG = {
 }
 
 
-def client(region: str) -> SQSClient:
-    """Thread-safe; make it once and keep it. AWS_ENDPOINT_URL and credentials are boto's."""
-    return boto3.client("sqs", region_name=region, config=Config(**CLIENT_CONFIG))  # type: ignore[arg-type]
+def client(region: str, **options: Any) -> SQSClient:
+    """Thread-safe; make it once and keep it.
+
+    Args:
+        options: for boto3, which otherwise finds AWS_ENDPOINT_URL and credentials by itself.
+    """
+    made: SQSClient = boto3.client(
+        "sqs",
+        region_name=region,
+        **options,
+        config=Config(**CLIENT_CONFIG),  # type: ignore[arg-type]
+    )
+    return made

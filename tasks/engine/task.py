@@ -31,7 +31,7 @@ class Delivery:
     """host:pid of the process that executes."""
 
 
-class Request(CeleryRequest):  # type: ignore[misc]
+class Request(CeleryRequest):
     """The worker's side of an execution."""
 
     def on_failure(
@@ -46,7 +46,7 @@ class Request(CeleryRequest):  # type: ignore[misc]
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
 
-class Task(CeleryTask):  # type: ignore[misc]
+class Task(CeleryTask):
     """For every task: `app.task(base=…)` is set by `tasks/__init__.py`."""
 
     abstract = True

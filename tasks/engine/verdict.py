@@ -25,7 +25,7 @@ class Verdict(Protocol):
         """Seconds that a provider asked to wait, with `retry`."""
 
 
-class Returned(Reject):  # type: ignore[misc]
+class Returned(Reject):
     """Raised in the pool's process, read in the worker's: the message goes back to SQS."""
 
     #: Where the worker's process keeps it on the kombu message until the reject comes.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.config import Settings
+from app.config import ConfigurationError, Settings
 from app.gifts.senders import Sender
 from app.gifts.senders.simulated import SimulatedSender
 from app.gifts.senders.webhook import WebhookSender
@@ -11,7 +11,8 @@ from app.gifts.senders.webhook import WebhookSender
 def from_settings(settings: Settings) -> Sender:
     if settings.sender == "simulated":
         return SimulatedSender(settings.send_failure_rate)
-    assert settings.sender_url and settings.sender_secret, "checked by Settings"  # noqa: S101
+    if not settings.sender_url or not settings.sender_secret:
+        raise ConfigurationError("SENDER=webhook needs SENDER_URL and SENDER_SECRET")
     return WebhookSender(
         settings.sender_url,
         settings.sender_secret,

@@ -1,0 +1,70 @@
+"""The Celery app of `celery -A tasks worker` and `celery -A tasks beat`.
+
+Importing this reads the environment: a process that cannot be configured does not start.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery, signals
+
+from app import db
+from app.config import Settings
+from app.observability import context, logs, metrics
+from tasks.engine.catalogue import Catalogue
+from tasks.engine.engine import Engine
+from tasks.schedule import schedule
+
+settings = Settings.from_env()
+catalogue = Catalogue.load(settings.queue_url_prefix)
+engine = Engine(
+    catalogue=catalogue,
+    region=settings.aws_region,
+    retry_scale=settings.retry_scale,
+    probe=db.ping,
+    outage_errors=db.OUTAGE_ERRORS,
+    on_breaker=metrics.BREAKER_OPEN.set,
+    bind=context.bound,
+    context_headers=context.CARRIED,
+)
+
+app = Celery(
+    "okuru",
+    task_cls="tasks.engine.task:Task",
+    include=["tasks.gifts", "tasks.delivery", "tasks.idempotency"],
+)
+engine.install(app)
+app.conf.worker_concurrency = settings.worker_count
+app.conf.beat_schedule = schedule(settings.sweep_interval)
+# In memory: the schedule is in the code, and a read-only file system will do.
+app.conf.beat_scheduler = "celery.beat:Scheduler"
+
+
+def _configure_logging(service: str) -> None:
+    logs.configure(service=service, level=settings.log_level, style=settings.log_format)
+
+
+@signals.celeryd_init.connect
+def _worker_begins(**_: Any) -> None:
+    # Celery says its first word, as a warning, before it asks for its logging.
+    app.conf.okuru_service = "worker"
+    _configure_logging("worker")
+
+
+@signals.setup_logging.connect
+def _celery_asks_for_logging(**_: Any) -> None:
+    """Also from beat, which has no `celeryd_init`. A receiver here keeps Celery's own out."""
+    _configure_logging(app.conf.get("okuru_service", "beat"))
+
+
+@signals.worker_init.connect
+def _connect(**_: Any) -> None:
+    metrics.BREAKER_OPEN.set(0)
+    metrics.serve(settings.metrics_port, settings.host)
+    db.configure(settings, db.WORKER)
+
+
+@signals.worker_process_init.connect
+def _forked(**_: Any) -> None:
+    db.forget_connections()

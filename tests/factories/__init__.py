@@ -1,0 +1,1 @@
+"""One file a domain: rows as the domain itself would have made them."""
