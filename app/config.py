@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from base64 import b64decode
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
-from environs import Env, EnvError
+from environs import Env, EnvValidationError
 from marshmallow.validate import Length, OneOf, Range
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -17,7 +18,7 @@ DEFAULT_SECRETS = frozenset(
     {"", "admin", "changeme", "local", "okuru", "password", "postgres", "secret", "test"}
 )
 #: Standard Webhooks asks for 24 to 64 random bytes, in base64 behind "whsec_".
-MIN_SENDER_SECRET = len("whsec_") + 32
+MIN_SENDER_SECRET = 24
 
 
 class ConfigurationError(Exception):
@@ -96,14 +97,14 @@ def _parse(env: Env) -> tuple[Settings | None, dict[str, str]]:
         log_format=cast(
             "Any", env.str("LOG_FORMAT", "auto", validate=OneOf(["auto", "json", "text"]))
         ),
-        host=env.str("HOST", "127.0.0.1"),
+        host=env.str("HOST", "127.0.0.1", validate=Length(1)),  # "" would be every interface
         port=env.int("PORT", 8080, validate=Range(1, 65535)),
         web_processes=env.int("WEB_PROCESSES", 2, validate=Range(1, 64)),
         web_threads=env.int("WEB_THREADS", 8, validate=Range(1, 256)),
         metrics_port=env.int("METRICS_PORT", 0, validate=Range(0, 65535)),
         database_url=env.str("DATABASE_URL"),
         db_max_open_conns=env.int("DB_MAX_OPEN_CONNS", 10, validate=Range(1, 500)),
-        redis_url=env.str("REDIS_URL"),
+        redis_url=env.str("REDIS_URL", "redis://127.0.0.1:6379/0"),
         redis_pool_size=env.int("REDIS_POOL_SIZE", 10, validate=Range(1, 500)),
         aws_region=env.str("AWS_REGION", "ap-northeast-1", validate=Length(1)),
         aws_endpoint_url=env.str("AWS_ENDPOINT_URL", "") or None,
@@ -124,9 +125,9 @@ def _parse(env: Env) -> tuple[Settings | None, dict[str, str]]:
     )
     try:
         env.seal()
-    except EnvError:
+    except EnvValidationError as error:
         # Its own text may quote a value, and a value may be a secret.
-        return None, {name: _reason(name) for name in env._errors}
+        return None, {name: _reason(name) for name in error.error_messages}
     return settings, {}
 
 
@@ -139,27 +140,41 @@ def _rules(settings: Settings) -> dict[str, str]:
     problems = {}
     try:
         database = make_url(settings.database_url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # a port that is no number, an address that is none
         problems["DATABASE_URL"] = "is not a database URL"
     else:
         if database.drivername not in ("postgresql", "postgresql+psycopg2"):
             problems["DATABASE_URL"] = "must begin with postgresql+psycopg2://"
         elif not settings.is_local and (database.password or "") in DEFAULT_SECRETS:
             problems["DATABASE_URL"] = "production needs a password that is no default"
-    if urlsplit(settings.redis_url).scheme not in ("redis", "rediss"):
+    if _scheme(settings.redis_url) not in ("redis", "rediss"):
         problems["REDIS_URL"] = "must begin with redis:// or rediss://"
     if not _is_http(settings.queue_url_prefix):
         problems["QUEUE_URL_PREFIX"] = "must be the beginning of the queues' http(s) URLs"
     if settings.sender == "webhook":
         if not _is_http(settings.sender_url or ""):
             problems["SENDER_URL"] = "SENDER=webhook needs an http(s) URL"
-        elif not settings.is_local and urlsplit(settings.sender_url).scheme != "https":
+        elif not settings.is_local and _scheme(settings.sender_url or "") != "https":
             problems["SENDER_URL"] = "production sends gift codes over https only"
-        if len(settings.sender_secret or "") < MIN_SENDER_SECRET:
+        if not _can_sign(settings.sender_secret or ""):
             problems["SENDER_SECRET"] = "must be whsec_ and base64 of 24 bytes or more"  # noqa: S105
     return problems
 
 
 def _is_http(url: str) -> bool:
-    parts = urlsplit(url)
-    return parts.scheme in ("http", "https") and bool(parts.netloc)
+    return _scheme(url) in ("http", "https") and bool(urlsplit(url).netloc)
+
+
+def _scheme(url: str) -> str:
+    try:
+        return urlsplit(url).scheme
+    except ValueError:  # half an IPv6 address
+        return ""
+
+
+def _can_sign(secret: str) -> bool:
+    marker, _, random = secret.partition("_")
+    try:
+        return marker == "whsec" and len(b64decode(random, validate=True)) >= MIN_SENDER_SECRET
+    except ValueError:
+        return False

@@ -59,7 +59,12 @@ def _end(response: Response) -> Response:
         extra={
             "status": str(response.status_code),
             "duration_ms": logs.elapsed_ms(g.started),
-            **{name: str(value) for name, value in (request.view_args or {}).items()},
+            # Ids only: another name could be one of the log record's own, which logging refuses.
+            **{
+                name: str(value)
+                for name, value in (request.view_args or {}).items()
+                if name.endswith("_id")
+            },
         },
     )
     return response

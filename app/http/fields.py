@@ -34,6 +34,15 @@ class WholeNumber(fields.Integer):
         return super()._validated(value)
 
 
+class Digits(fields.Integer):
+    """A number in a query string: ASCII digits, not the "1_0", "+5" or "５" that Python takes."""
+
+    def _validated(self, value: Any) -> int:
+        if not (value.isascii() and value.isdigit()):
+            raise self.make_error("invalid", input=value)
+        return super()._validated(value)
+
+
 class Flag(fields.Boolean):
     """true or false, and nothing that merely looks like it."""
 

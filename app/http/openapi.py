@@ -55,6 +55,7 @@ class Documented(Api):
     """flask-smorest's Api, with our envelope in place of its own."""
 
     ERROR_SCHEMA = ErrorEnvelope
+    DEFAULT_ERROR_RESPONSE_NAME = None  # each route names its refusals: Blueprint.refuses()
 
     def _register_error_handlers(self) -> None:
         """Errors are `app/http/errors.py`'s."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import marshmallow as ma
 from marshmallow.validate import Range
+
+from app.http.fields import Digits
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
@@ -40,13 +42,14 @@ class Cursor(ma.fields.String):
             created_at = datetime.fromisoformat(moment)
             if created_at.tzinfo is None:
                 raise self.make_error("invalid")
-            return Place(created_at, UUID(row_id))
-        except (ValueError, TypeError):
+            # PostgreSQL knows fewer time zones than Python does.
+            return Place(created_at.astimezone(UTC), UUID(row_id))
+        except (ValueError, TypeError, OverflowError):
             raise self.make_error("invalid") from None
 
 
 class PageQuery(ma.Schema):
-    limit = ma.fields.Integer(
+    limit = Digits(
         load_default=DEFAULT_LIMIT,
         validate=Range(1, MAX_LIMIT),
         metadata={"description": "Rows a page."},

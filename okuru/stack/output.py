@@ -10,7 +10,7 @@ from rich.text import Text
 _COLOURS = ("cyan", "green", "magenta", "blue", "yellow", "bright_cyan")
 _SEVERITIES = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "bold red"}
 # Said by the prefix, or only of interest in the file.
-_LEFT_OUT = {"timestamp", "level", "service", "message", "stack"}
+_LEFT_OUT = {"timestamp", "level", "service", "message", "stack", "logger", "http_request_id"}
 
 
 class Terminal:
@@ -30,13 +30,15 @@ class Terminal:
         self._print("okuru", "bold", Text(sentence))
 
     def _print(self, name: str, colour: str, text: Text) -> None:
-        if self._console is not None:
-            prefix = Text(f"{name:<{self._width}} | ", style=colour)
-            try:
-                self._console.print(prefix + text, soft_wrap=True)
-            except OSError:
-                # Whoever read our output has gone; the files still have every line.
-                self._console = None
+        if self._console is None:
+            return
+        prefix = Text(f"{name:<{self._width}} | ", style=colour)
+        try:
+            for line in text.split("\n"):
+                self._console.print(prefix + line, soft_wrap=True)
+        except OSError:
+            # Whoever read our output has gone; the files still have every line.
+            self._console = None
 
 
 def _readable(line: str) -> Text:
@@ -52,8 +54,15 @@ def _readable(line: str) -> Text:
 def _sentence(event: Mapping[str, Any]) -> Text:
     level = str(event.get("level", "INFO")).upper()
     moment = str(event.get("timestamp", ""))[11:19]
-    details = [f"{name}={event[name]}" for name in event if name not in _LEFT_OUT]
+    details = [
+        f"{name}={value}"
+        for name, value in event.items()
+        if name not in _LEFT_OUT and value not in (None, "-")
+    ]
     text = Text(f"{moment} ")
     text.append(f"{level:<7} ", style=_SEVERITIES.get(level, "dim"))
     text.append(str(event["message"]))
-    return text.append("".join(f"  {detail}" for detail in details), style="dim")
+    text.append("".join(f"  {detail}" for detail in details), style="dim")
+    if event.get("stack"):
+        text.append(f"\n{event['stack']}")
+    return text

@@ -1,0 +1,103 @@
+# Thin: every target is one command of `okuru` or of one tool. `make help` lists them.
+
+PYTHON ?= python3
+GIFTS ?= 20
+FAILURE_RATE ?= 0.2
+
+VENV := .venv
+BIN := $(VENV)/bin
+SQS_VENV := $(VENV)/emulators/sqs
+READY := $(VENV)/ready
+UNFINISHED := $(VENV)/unfinished
+
+# OKURU_HOME (default .local) and PORT (default 8080), given to make, reach the commands by
+# themselves: make passes on what stands in its command line or its environment.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo run test test-unit test-integration test-coverage lint format \
+	migrate-up migrate-down migrate-create migrate-check reset-db requirements clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
+	@echo "  Variables: PORT, OKURU_HOME, GIFTS, FAILURE_RATE, PYTHON"
+
+setup: $(READY) ## Make the virtual environments; the other targets do it by themselves
+	@echo "Ready: make demo, make run, make test"
+
+demo: $(READY) ## Send GIFTS gifts through the whole stack, FAILURE_RATE of the calls failing
+	@$(BIN)/okuru demo --gifts $(GIFTS) --failure-rate $(FAILURE_RATE)
+
+run: $(READY) ## Run the whole stack on PORT until Ctrl-C
+	@$(BIN)/okuru run
+
+test: $(READY) ## Run all tests, on the same real parts
+	@$(BIN)/pytest tests
+
+test-unit: $(READY) ## Run the tests that need no server
+	@$(BIN)/pytest tests/unit
+
+test-integration: $(READY) ## Run the tests on PostgreSQL and SQS
+	@$(BIN)/pytest tests/integration
+
+test-coverage: $(READY) ## Run all tests and require the coverage of pyproject.toml
+	@$(BIN)/pytest --cov --cov-report=term tests
+
+lint: $(READY) ## Check style, types and the direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## Put the code into the style of the house
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+migrate-up: $(READY) ## Upgrade the database (DATABASE_URL, or else the local one)
+	@$(BIN)/okuru migrate up
+
+migrate-down: $(READY) ## Downgrade the database by one step
+	@$(BIN)/okuru migrate down
+
+migrate-create: $(READY) ## Write a migration from the models: make migrate-create name="add x"
+	@$(BIN)/okuru migrate create "$(name)"
+
+migrate-check: $(READY) ## Fail if the models and the migrations differ
+	@$(BIN)/okuru migrate check
+
+reset-db: $(READY) ## Delete the local database and queues
+	@$(BIN)/okuru reset-db
+
+requirements: $(READY) ## Compile requirements/*.in to *.txt again
+	@for name in app dev sqs-emulator; do (cd requirements && \
+		UV_CUSTOM_COMPILE_COMMAND="make requirements" ../$(BIN)/uv pip compile --quiet --universal \
+		--python-version 3.11 --generate-hashes --no-emit-index-url $$name.in -o $$name.txt) || exit; done
+	@awk '/^[a-z]/ { wanted = /^uv==/ } wanted && !/# via/' requirements/dev.txt > requirements/uv.txt
+
+clean: ## Delete the virtual environments, all local data and all caches
+	@if [ -x $(BIN)/okuru ]; then $(BIN)/okuru reset-db --yes; fi
+	rm -rf $(VENV) .local build htmlcov .coverage .coverage.* *.egg-info \
+		.pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+UV_INSTALL := $(BIN)/uv pip install --quiet --require-hashes --python
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP_INSTALL := install --require-hashes
+APP := -r requirements/app.txt -r requirements/dev.txt
+SQS := -r requirements/sqs-emulator.txt
+
+# uv takes seconds where pip takes a minute; where uv cannot work, pip does the same.
+# What an interruption leaves is not repaired but made anew.
+$(READY): $(wildcard requirements/*.txt) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Okuru needs Python 3.11 or later, and $(PYTHON) is %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	@echo "Setting up $(VENV)..."
+	@if [ -e $(UNFINISHED) ] || ! $(PIP) --version > /dev/null 2>&1; then \
+		$(PYTHON) -m venv --clear $(VENV); fi
+	@touch $(UNFINISHED)
+	@$(PIP) $(PIP_INSTALL) -r requirements/uv.txt || echo "Without uv: this takes a minute."
+	@$(UV_INSTALL) $(BIN)/python $(APP) 2> $(VENV)/uv.log || $(PIP) $(PIP_INSTALL) $(APP)
+	@$(PIP) --quiet install --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m venv --clear --without-pip $(SQS_VENV)
+	@$(UV_INSTALL) $(SQS_VENV)/bin/python $(SQS) 2> $(VENV)/uv.log || \
+		$(PIP) --python $(SQS_VENV)/bin/python $(PIP_INSTALL) $(SQS)
+	@rm $(UNFINISHED)
+	@touch $@

@@ -1,0 +1,37 @@
+"""The processes of the Procfile on real servers, for tests that kill them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from okuru.stack.home import Home
+from okuru.stack.stack import Stack
+from tests.acceptance.client import Client
+
+
+@pytest.fixture(scope="session")
+def running_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    home = Home(tmp_path_factory.mktemp("stack"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("REDIS_URL")  # the stack's own, not the one that no test may reach
+        patch.delenv("AWS_ACCESS_KEY_ID")
+        patch.setenv("SEND_FAILURE_RATE", "0")
+        with Stack(home) as stack:  # durable: a test stops the database at once
+            stack.processes.start()
+            stack.wait_until_ready()
+            yield stack
+
+
+@pytest.fixture
+def stack(running_stack: Stack) -> Iterator[Stack]:
+    """The stack with every process alive, before the test and after it."""
+    yield running_stack
+    running_stack.restart_dead_servers()
+    running_stack.wait_until_ready()
+
+
+@pytest.fixture
+def client(stack: Stack) -> Client:
+    return Client(stack.api_url, stack.keys["API_KEY"])
