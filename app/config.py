@@ -78,6 +78,14 @@ class Settings:
         return cast("Settings", settings)
 
 
+def settings_or_exit() -> Settings:
+    """For the entry of a process: a bad environment is a message, not a traceback."""
+    try:
+        return Settings.from_env()
+    except ConfigurationError as error:
+        raise SystemExit(f"okuru: {error}") from None
+
+
 def variables() -> frozenset[str]:
     """The names of all variables that `Settings.from_env()` reads."""
     env = Env(eager=False)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 # Imported here, in the master, so that the folder of the metrics exists before the forks.
-from app.config import Settings
+from app.config import settings_or_exit
 from app.observability import logs, metrics
 
-settings = Settings.from_env()
+settings = settings_or_exit()
 
 bind = f"{settings.host}:{settings.port}"
 workers = settings.web_processes

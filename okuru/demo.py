@@ -16,7 +16,7 @@ import requests
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
-from sqlalchemy import func, select
+from sqlalchemy import Interval, func, select, type_coerce
 from sqlalchemy.orm import Session
 
 from app import db
@@ -152,7 +152,7 @@ def _table(session: Session, ids: Sequence[uuid.UUID]) -> Table:
         select(func.count()).select_from(Attempt).where(Attempt.subject_id.in_(ids))
     ).one()
     waits: Sequence[timedelta] = session.scalars(
-        select(Attempt.ended_at - Gift.accepted_at)
+        select(type_coerce(Attempt.ended_at - Gift.accepted_at, Interval))
         .join(Gift, Gift.id == Attempt.subject_id)
         .where(Attempt.subject_id.in_(ids), Attempt.outcome == "sent")
     ).all()

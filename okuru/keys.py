@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from app import db
 from app.accounts import service
 from app.accounts.service import Role
+from app.errors import OkuruError
 
 
 @click.group()
@@ -89,7 +90,7 @@ def _transaction() -> Iterator[Session]:
             yield session
     except db.OUTAGE_ERRORS as error:
         raise click.ClickException("the database does not answer") from error
-    except service.NotFound as error:
+    except OkuruError as error:
         raise click.ClickException(error.message) from error
     finally:
         engine.dispose()

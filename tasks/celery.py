@@ -10,13 +10,13 @@ from typing import Any
 from celery import Celery, signals
 
 from app import db
-from app.config import Settings
+from app.config import settings_or_exit
 from app.observability import context, logs, metrics
 from tasks.engine.catalogue import Catalogue
 from tasks.engine.engine import Engine
 from tasks.schedule import schedule
 
-settings = Settings.from_env()
+settings = settings_or_exit()
 catalogue = Catalogue.load(settings.queue_url_prefix)
 engine = Engine(
     catalogue=catalogue,

@@ -10,6 +10,9 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base, UtcDateTime
 
+#: RFC 5321: 64 + 1 + 255.
+MAX_EMAIL = 320
+
 
 class User(Base):
     """An account: rows belong to it."""
@@ -17,7 +20,7 @@ class User(Base):
     __tablename__ = "users"
 
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())
-    email: Mapped[str] = mapped_column(String(320))
+    email: Mapped[str] = mapped_column(String(MAX_EMAIL))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())
 
     __table_args__ = (Index("uq_users_email", func.lower(email), unique=True),)

@@ -13,8 +13,8 @@ from sqlalchemy import Row, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from app.accounts.models import ApiKey, User
-from app.errors import NotFound, Unauthenticated
+from app.accounts.models import MAX_EMAIL, ApiKey, User
+from app.errors import Invalid, NotFound, Unauthenticated
 
 Role = Literal["user", "operator"]
 
@@ -66,7 +66,12 @@ def create_key(session: Session, *, email: str, role: Role, name: str) -> tuple[
 
     Returns:
         The key's id, and the key itself, which nobody can ask for again.
+
+    Raises:
+        Invalid: `email` cannot be an address.
     """
+    if "@" not in email or len(email) > MAX_EMAIL or not email.isprintable():
+        raise Invalid(f"{email!r} is no email address")
     session.execute(insert(User).values(email=email).on_conflict_do_nothing())
     user_id = session.execute(
         select(User.id).where(func.lower(User.email) == email.lower())
