@@ -7,6 +7,8 @@ FAILURE_RATE ?= 0.2
 VENV := .venv
 BIN := $(VENV)/bin
 SQS_VENV := $(VENV)/emulators/sqs
+# In parallel; PYTEST_ARGS takes more, such as -k name.
+PYTEST := $(BIN)/pytest -n auto $(PYTEST_ARGS)
 READY := $(VENV)/ready
 UNFINISHED := $(VENV)/unfinished
 
@@ -31,16 +33,16 @@ run: $(READY) ## Run the whole stack on PORT until Ctrl-C
 	@$(BIN)/okuru run
 
 test: $(READY) ## Run all tests, on the same real parts
-	@$(BIN)/pytest tests
+	@$(PYTEST) tests
 
 test-unit: $(READY) ## Run the tests that need no server
-	@$(BIN)/pytest tests/unit
+	@$(PYTEST) tests/unit
 
 test-integration: $(READY) ## Run the tests on PostgreSQL and SQS
-	@$(BIN)/pytest tests/integration
+	@$(PYTEST) tests/integration
 
 test-coverage: $(READY) ## Run all tests and require the coverage of pyproject.toml
-	@$(BIN)/pytest --cov --cov-report=term tests
+	@$(PYTEST) --cov --cov-report=term tests
 
 lint: $(READY) ## Check style, types and the direction of imports
 	$(BIN)/ruff check

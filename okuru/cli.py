@@ -18,10 +18,10 @@ COMMANDS = {
 class _Commands(click.Group):
     """Imports a command when it is asked for, so that none waits for what others import."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+    def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
         module, _, command = COMMANDS[cmd_name].partition(":")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import TypeGuard
 from uuid import UUID
 
 from app import db
@@ -15,6 +16,9 @@ from tasks.engine import dead_letters
 from tasks.engine.dead_letters import DeadMessage
 
 log = logging.getLogger(__name__)
+
+#: The largest integer that its column holds.
+MAX_SEND_NO = 2**31 - 1
 
 DELIVERABLES: dict[str, Model] = {model.lifecycle.message.task: model for model in (Gift,)}
 
@@ -65,6 +69,11 @@ def _letter(message: DeadMessage, model: Model | None) -> Letter:
         body=message.body,
         task=message.task,
         subject_id=subject_id,
-        send_no=send_no if isinstance(send_no, int) else None,
-        request_id=request_id[:255] if isinstance(request_id, str) else None,
+        send_no=send_no if type(send_no) is int and 0 <= send_no <= MAX_SEND_NO else None,
+        request_id=request_id[:255] if _is_text(request_id) else None,
     )
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether it is text that the database can keep: no NUL, no half of a surrogate pair."""
+    return isinstance(value, str) and value.isprintable()

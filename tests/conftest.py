@@ -60,6 +60,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     def stop() -> None:
         sqs.stop()
         postgres.stop()
+        home.forget_data()  # as root it lies elsewhere
         lock.__exit__(None, None, None)
         folder.cleanup()
 

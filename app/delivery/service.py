@@ -309,7 +309,6 @@ def fail(session: Session, model: Model, claim: Claim, failure: Failure) -> Verd
         What becomes of the message; a fifth execution or a permanent failure ends the send.
     """
     states = model.lifecycle
-    _end_attempt(session, claim, failure)
     held = (
         model.id == claim.subject_id,
         model.send_no == claim.send_no,
@@ -339,6 +338,8 @@ def fail(session: Session, model: Model, claim: Claim, failure: Failure) -> Verd
     else:
         found = _change(session, model, held, last_error=last_error)
         verdict = Verdict(Settle.RETRY, "transient", states.queued, failure.retry_after)
+    # After the row, as a claim does it: two that lock in different orders would deadlock.
+    _end_attempt(session, claim, failure)
     return verdict if found else Verdict(Settle.LEAVE, "fenced", "-")
 
 

@@ -58,7 +58,7 @@ def create(fields: dict[str, Any], headers: dict[str, Any]) -> ResponseReturnVal
             session,
             account_id=principal.account_id,
             scope="POST /gifts",
-            key=headers["idempotency_key"],
+            key=headers.get("idempotency_key"),
             request=fields,
             answer=lambda: _dump(
                 GiftCreated, service.create(session, principal, fields, _simulates())
@@ -81,8 +81,8 @@ def list_gifts(query: dict[str, Any]) -> dict[str, Any]:
             session,
             current(),
             limit=query["limit"] + 1,
-            status=query["status"],
-            before=query["cursor"],
+            status=query.get("status"),
+            before=query.get("cursor"),
         )
     return page(rows, query["limit"])
 

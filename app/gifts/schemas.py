@@ -10,6 +10,16 @@ from app.gifts.models import MAX_MESSAGE, MAX_RECIPIENT, STATUSES
 from app.http.fields import Flag, Text, Timestamp, WholeNumber
 from app.http.pagination import PageQuery
 
+#: Examples for the documentation.
+_GIFT_ID = {"example": "3f0c8a52-5d0c-4f4e-9f0e-0d6f6f1f9a11"}
+_CODE = {
+    "example": "9b2f7c1e-6a53-4f0b-8d0e-2c7f5b1f4e90",
+    "description": "Random; whoever knows it owns the gift.",
+}
+_MOMENT = {"example": "2026-01-31T09:30:00.123456Z"}
+_MESSAGE = {"example": "お誕生日おめでとう"}
+_RECIPIENT = {"example": "hanako@example.com"}
+
 #: The column is a 32-bit integer.
 MAX_AMOUNT = 2**31 - 1
 
@@ -19,11 +29,12 @@ class Simulation(ma.Schema):
 
     fail_times = WholeNumber(
         validate=Range(0, 100),
-        metadata={"description": "Executions that fail before one succeeds."},
+        metadata={"example": 2, "description": "Executions that fail before one succeeds."},
     )
     permanent = Flag(metadata={"description": "Refuse for good once `fail_times` are over."})
     delay_ms = WholeNumber(
-        validate=Range(0, 60_000), metadata={"description": "Milliseconds that each call takes."}
+        validate=Range(0, 60_000),
+        metadata={"example": 100, "description": "Milliseconds that each call takes."},
     )
 
 
@@ -36,12 +47,12 @@ class GiftIn(ma.Schema):
     message = Text(
         allow_none=True,
         validate=Length(max=MAX_MESSAGE),
-        metadata={"example": "お誕生日おめでとう"},
+        metadata=_MESSAGE,
     )
     recipient = Text(
         allow_none=True,
         validate=Length(max=MAX_RECIPIENT),
-        metadata={"example": "hanako@example.com"},
+        metadata=_RECIPIENT,
     )
     simulate = ma.fields.Nested(
         Simulation, metadata={"description": "Only where SENDER=simulated; refused elsewhere."}
@@ -49,59 +60,72 @@ class GiftIn(ma.Schema):
 
 
 class GiftCreated(ma.Schema):
-    gift_id = ma.fields.UUID(attribute="id", required=True)
-    code = ma.fields.UUID(
-        required=True, metadata={"description": "Random; whoever knows it owns the gift."}
-    )
+    gift_id = ma.fields.UUID(attribute="id", required=True, metadata=_GIFT_ID)
+    code = ma.fields.UUID(required=True, metadata=_CODE)
     status = ma.fields.String(required=True, validate=OneOf(STATUSES))
-    created_at = Timestamp(required=True)
+    created_at = Timestamp(required=True, metadata=_MOMENT)
 
 
 class GiftOut(ma.Schema):
-    gift_id = ma.fields.UUID(attribute="id", required=True)
-    code = ma.fields.UUID(required=True)
-    amount = ma.fields.Integer(required=True)
-    message = ma.fields.String(required=True, allow_none=True)
-    recipient = ma.fields.String(required=True, allow_none=True)
+    gift_id = ma.fields.UUID(attribute="id", required=True, metadata=_GIFT_ID)
+    code = ma.fields.UUID(required=True, metadata=_CODE)
+    amount = ma.fields.Integer(required=True, metadata={"example": 3000})
+    message = ma.fields.String(required=True, allow_none=True, metadata=_MESSAGE)
+    recipient = ma.fields.String(required=True, allow_none=True, metadata=_RECIPIENT)
     status = ma.fields.String(required=True, validate=OneOf(STATUSES))
-    last_error = ma.fields.String(required=True, allow_none=True)
-    created_at = Timestamp(required=True)
-    updated_at = Timestamp(required=True)
+    last_error = ma.fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"example": None, "description": "Why the gift failed; null unless it did."},
+    )
+    created_at = Timestamp(required=True, metadata=_MOMENT)
+    updated_at = Timestamp(required=True, metadata=_MOMENT)
 
 
 class GiftQuery(PageQuery):
-    status = ma.fields.String(load_default=None, validate=OneOf(STATUSES))
+    status = ma.fields.String(validate=OneOf(STATUSES))
 
 
 class GiftPage(ma.Schema):
     items = ma.fields.List(ma.fields.Nested(GiftOut), required=True)
     next_cursor = ma.fields.String(
-        required=True, allow_none=True, metadata={"description": "null on the last page."}
+        required=True,
+        allow_none=True,
+        metadata={"example": None, "description": "null on the last page."},
     )
 
 
 class SendOut(ma.Schema):
-    gift_id = ma.fields.UUID(required=True)
+    gift_id = ma.fields.UUID(required=True, metadata=_GIFT_ID)
     status = ma.fields.String(required=True, metadata={"example": "QUEUED"})
     request_id = ma.fields.String(
-        required=True, metadata={"description": "The Idempotency-Key of this send."}
+        required=True,
+        metadata={"example": "order-2026-0001", "description": "The Idempotency-Key of this send."},
     )
 
 
 class AttemptOut(ma.Schema):
-    receive_count = ma.fields.Integer(required=True)
-    message_id = ma.fields.String(required=True)
-    worker = ma.fields.String(required=True)
-    started_at = Timestamp(required=True)
-    ended_at = Timestamp(required=True, allow_none=True)
+    receive_count = ma.fields.Integer(
+        required=True, metadata={"example": 1, "description": "Which receive of its message."}
+    )
+    message_id = ma.fields.String(
+        required=True, metadata={"example": "219f8380-5770-4cc2-8c3e-5c715e145f5e"}
+    )
+    worker = ma.fields.String(required=True, metadata={"example": "celery@worker-1"})
+    started_at = Timestamp(required=True, metadata=_MOMENT)
+    ended_at = Timestamp(required=True, allow_none=True, metadata=_MOMENT)
     outcome = ma.fields.String(
         required=True,
         allow_none=True,
         validate=OneOf([*OUTCOMES, None]),
-        metadata={"description": "null while the execution runs."},
+        metadata={"example": "timeout", "description": "null while the execution runs."},
     )
-    error_code = ma.fields.String(required=True, allow_none=True)
-    error_message = ma.fields.String(required=True, allow_none=True)
+    error_code = ma.fields.String(
+        required=True, allow_none=True, metadata={"example": "PROVIDER_TIMEOUT"}
+    )
+    error_message = ma.fields.String(
+        required=True, allow_none=True, metadata={"example": "the provider did not answer in time"}
+    )
 
 
 class Attempts(ma.Schema):

@@ -14,9 +14,20 @@ from marshmallow import RAISE
 from webargs.flaskparser import FlaskParser
 
 from app.errors import Invalid, UnsupportedMediaType
+from app.http.context import check_size
 
 #: Deeper than anything the API takes, shallower than what troubles a parser.
 MAX_JSON_DEPTH = 32
+
+
+#: Every answer has it.
+REQUEST_ID = {
+    "X-Request-ID": {
+        "schema": {"type": "string"},
+        "description": "Finds this request in the logs.",
+        "example": "order-2026-0001",
+    }
+}
 
 
 class Parser(FlaskParser):
@@ -32,7 +43,9 @@ class Parser(FlaskParser):
     def load_json(self, req: Request, _schema: ma.Schema) -> Any:
         if not req.is_json:
             raise UnsupportedMediaType("send JSON, with Content-Type: application/json")
-        return parse_json(req.get_data())
+        data = req.get_data()
+        check_size(len(data))
+        return parse_json(data)
 
     def handle_error(
         self,
@@ -60,6 +73,17 @@ class Blueprint(SmorestBlueprint):
             return view
 
         return decorate
+
+    @staticmethod
+    def _prepare_response_doc(
+        doc: dict[str, Any], doc_info: dict[str, Any], **context: Any
+    ) -> dict[str, Any]:
+        for answers in doc_info.get("response", {}).get("responses", {}).values():
+            for answer in answers:
+                if isinstance(answer, dict):  # and not the name of a refusal
+                    answer["headers"] = {**REQUEST_ID, **answer.get("headers", {})}
+        prepared: dict[str, Any] = SmorestBlueprint._prepare_response_doc(doc, doc_info, **context)
+        return prepared
 
 
 def parse_json(data: bytes) -> Any:

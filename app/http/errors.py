@@ -44,6 +44,9 @@ FRAMEWORK_CODES = {
     415: "UNSUPPORTED_MEDIA_TYPE",
 }
 
+#: How a caller without credentials is asked for them.
+CHALLENGE = 'ApiKey realm="okuru"'
+
 #: Seconds after which a caller may try again when the database is gone or busy.
 RETRY_AFTER = 2
 
@@ -75,7 +78,7 @@ def envelope(
 def _refused(error: OkuruError) -> Response:
     response = envelope(status_of(error), error.code, error.message, dict(error.details))
     if isinstance(error, Unauthenticated):
-        response.headers["WWW-Authenticate"] = 'ApiKey realm="okuru"'
+        response.headers["WWW-Authenticate"] = CHALLENGE
     return response
 
 

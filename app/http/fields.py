@@ -15,6 +15,10 @@ class Text(fields.String):
         "unstorable": "Must not contain NUL characters or lone surrogates.",
     }
 
+    def __init__(self, **kwargs: Any) -> None:
+        documented = {"pattern": r"^[^\u0000]*$", **kwargs.pop("metadata", {})}
+        super().__init__(metadata=documented, **kwargs)
+
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
         text: str = super()._deserialize(value, *args, **kwargs)
         if "\x00" in text or any("\ud800" <= char <= "\udfff" for char in text):

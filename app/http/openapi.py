@@ -12,7 +12,8 @@ from flask import Blueprint, Flask, Response, redirect, send_from_directory
 from flask.typing import ResponseReturnValue
 from flask_smorest import Api
 
-from app.http.errors import FRAMEWORK_CODES, RETRY_AFTER, STATUS
+from app.http.blueprint import REQUEST_ID
+from app.http.errors import CHALLENGE, FRAMEWORK_CODES, RETRY_AFTER, STATUS
 
 ASSETS = Path(flask_swagger_ui.__file__).parent / "dist"
 
@@ -112,7 +113,9 @@ def _codes() -> dict[int, str]:
 
 
 def _response(status: int, code: str) -> dict[str, Any]:
-    headers: dict[str, Any] = {"X-Request-ID": {"schema": {"type": "string"}}}
+    headers: dict[str, Any] = dict(REQUEST_ID)
+    if status == 401:
+        headers["WWW-Authenticate"] = {"schema": {"type": "string"}, "example": CHALLENGE}
     if status == 503:
         headers["Retry-After"] = {
             "schema": {"type": "integer"},

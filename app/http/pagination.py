@@ -54,9 +54,7 @@ class PageQuery(ma.Schema):
         validate=Range(1, MAX_LIMIT),
         metadata={"description": "Rows a page."},
     )
-    cursor = Cursor(
-        load_default=None, metadata={"description": "`next_cursor` of the page before."}
-    )
+    cursor = Cursor(metadata={"description": "`next_cursor` of the page before."})
 
 
 def page(rows: Sequence[Listed], limit: int) -> dict[str, Any]:

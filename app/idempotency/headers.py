@@ -26,4 +26,4 @@ class RequiredKey(ma.Schema):
 
 
 class OptionalKey(ma.Schema):
-    idempotency_key = ma.fields.String(load_default=None, **_KEY)  # type: ignore[arg-type]
+    idempotency_key = ma.fields.String(**_KEY)  # type: ignore[arg-type]

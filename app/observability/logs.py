@@ -66,9 +66,11 @@ def config(*, service: str, level: str, style: Literal["auto", "json", "text"]) 
             **{name: {"level": "ERROR"} for name in VERY_QUIET},
             # These come with handlers of their own; without them their lines reach the root.
             **{
-                name: {"handlers": [], "propagate": True}
-                for name in ("gunicorn.error", "gunicorn.access", "celery")
+                name: {"handlers": [], "propagate": True, "level": level}
+                for name in ("gunicorn.error", "celery")
             },
+            # app/http/context.py writes a line for each request, with its ids.
+            "gunicorn.access": {"handlers": [], "propagate": True, "level": "WARNING"},
         },
     }
 

@@ -76,6 +76,13 @@ class Child:
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def listens_on(self, port: int) -> bool:
+        """Whether the process itself has the TCP port open, and not a stranger."""
+        with suppress(psutil.Error):
+            connections = psutil.Process(self.pid).net_connections("tcp")
+            return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in connections)
+        return False
+
     def wait(self) -> int:
         """Wait for its end and return its exit code, negative for a signal."""
         if self._process is None:

@@ -71,6 +71,10 @@ class Process:
     def alive(self) -> bool:
         return self._child.alive
 
+    def listens_on(self, port: int) -> bool:
+        """Whether the process has the TCP port open itself."""
+        return self._child.listens_on(port)
+
     @property
     def started(self) -> bool:
         """Whether it was started and not yet ended for good."""

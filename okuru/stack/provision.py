@@ -1,6 +1,5 @@
 """What a stack needs on its servers before its processes can start."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -10,6 +9,8 @@ from app import db
 from app.accounts import service as accounts
 from app.errors import Unauthenticated
 from okuru.stack.errors import StackError
+from tasks.engine import queues, sqs
+from tasks.engine.catalogue import Catalogue
 
 _USER_EMAIL = "user@localhost"
 _KEY_NAME = "local stack"
@@ -33,21 +34,18 @@ def outages_explained() -> Iterator[None]:
 
 def create_queues(environment: Mapping[str, str]) -> None:
     """Make the queues of the catalogue, and their dead-letter queues, where there are none."""
-    # Importing tasks reads the environment, and so does boto3.
-    with _environment(environment):
-        from tasks.engine import queues, sqs
-        from tasks.engine.catalogue import Catalogue
+    client = sqs.client(
+        environment["AWS_REGION"],
+        endpoint_url=environment["AWS_ENDPOINT_URL"],
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+    )
+    queues.create(client, Catalogue.load(environment["QUEUE_URL_PREFIX"]))
 
-        catalogue = Catalogue.load(environment["QUEUE_URL_PREFIX"])
-        queues.create(sqs.client(environment["AWS_REGION"]), catalogue)
 
-
-def queue_urls(environment: Mapping[str, str]) -> dict[str, str]:
+def queue_urls(url_prefix: str) -> dict[str, str]:
     """Return NAME_QUEUE_URL and NAME_DLQ_URL of every queue of the catalogue."""
-    with _environment(environment):
-        from tasks.engine.catalogue import Catalogue
-
-        catalogue = Catalogue.load(environment["QUEUE_URL_PREFIX"])
+    catalogue = Catalogue.load(url_prefix)
     urls: dict[str, str] = {}
     for queue in catalogue:
         variable = queue.name.upper().replace("-", "_")
@@ -81,15 +79,3 @@ def _opens(session: Session, key: str) -> bool:
     except Unauthenticated:
         return False
     return True
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Give this process the variables for the length of the block."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

@@ -107,10 +107,13 @@ class Stack:
     def wait_until_ready(self) -> None:
         """Wait until the API answers that it is ready. Raises StackError if it does not."""
         deadline = time.monotonic() + _READY_WITHIN
-        while not self._api_is_ready():
-            if time.monotonic() > deadline:
-                log = self.home.log_path("web")
-                raise StackError(f"the API is not ready after {_READY_WITHIN:.0f} s (see {log})")
+        web = self.processes["web"]
+        restarts = web.restarts
+        while not (web.listens_on(self._api_port) and self._api_is_ready()):
+            if web.restarts > restarts + 1 or time.monotonic() > deadline:
+                if not web.listens_on(self._api_port):
+                    self._require_free_port()
+                raise StackError(f"the API is not ready (see {self.home.log_path('web')})")
             time.sleep(0.1)
 
     def stay(self) -> NoReturn:
@@ -139,9 +142,8 @@ class Stack:
         # Calls of this very process, too: to SQS and the API.
         os.environ.update(environment.bypass_proxy(os.environ))
 
-        port = self._port or int(chosen.get("PORT") or self.home.port("api"))
-        if not is_free(port):
-            raise StackError(f"port {port} is in use. Choose another: make run PORT={port + 1}")
+        self._api_port = self._port or int(chosen.get("PORT") or self.home.port("api"))
+        self._require_free_port()
 
         for server in (self.postgres, self.sqs, self.valkey):
             undo.callback(server.stop)
@@ -149,7 +151,9 @@ class Stack:
         addresses = self._addresses()
         self.home.remember("addresses", addresses)
 
-        self.environment = environment.for_processes({**chosen, "PORT": str(port)}, addresses)
+        self.environment = environment.for_processes(
+            {**chosen, "PORT": str(self._api_port)}, addresses
+        )
         provision.migrate(self.environment["DATABASE_URL"])
         self.interruption.check()
         if self.sqs in self._servers:
@@ -162,7 +166,7 @@ class Stack:
                 "API_URL": self.api_url,
                 **self.keys,
                 **environment.for_env_file(self.environment),
-                **provision.queue_urls(self.environment),
+                **provision.queue_urls(self.environment["QUEUE_URL_PREFIX"]),
             }
         )
 
@@ -201,9 +205,14 @@ class Stack:
             addresses["QUEUE_URL_PREFIX"] = self.sqs.queue_url_prefix
         return addresses
 
+    def _require_free_port(self) -> None:
+        port = self._api_port
+        if not is_free(port):
+            raise StackError(f"port {port} is in use. Choose another: make run PORT={port + 1}")
+
     def _api_is_ready(self) -> bool:
-        host, port = self.environment["HOST"], int(self.environment["PORT"])
-        connection = http.client.HTTPConnection(host, port, timeout=2)
+        host = self.environment["HOST"]
+        connection = http.client.HTTPConnection(host, self._api_port, timeout=2)
         try:
             connection.request("GET", "/readyz")
             return connection.getresponse().status == http.HTTPStatus.OK

@@ -54,6 +54,10 @@ class Breaker:
                 break
             except self._errors:
                 time.sleep(PROBE_EVERY)
+            except Exception:
+                # Without this thread the worker would live and never receive again.
+                log.exception("the probe failed otherwise than by an outage")
+                time.sleep(PROBE_EVERY)
         self.is_open = False
         log.info("receiving goes on: the database answers again")
         self._on_change(False)

@@ -75,8 +75,9 @@ def _parse(queue: str, message: Any) -> DeadMessage:
         envelope = json.loads(message["Body"])
         _args, kwargs, _embed = json.loads(envelope["body"])
         task = envelope["headers"]["task"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return DeadMessage(**known)
-    if not isinstance(kwargs, dict) or not isinstance(task, str):
+    # JSON may escape what no database keeps as text: NUL, half a surrogate pair.
+    if not isinstance(kwargs, dict) or not isinstance(task, str) or not task.isprintable():
         return DeadMessage(**known)
     return DeadMessage(**known, task=task[:200], kwargs=kwargs)

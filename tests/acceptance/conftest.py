@@ -22,6 +22,7 @@ def running_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             stack.processes.start()
             stack.wait_until_ready()
             yield stack
+    home.forget_data()  # as root it lies elsewhere
 
 
 @pytest.fixture

@@ -49,6 +49,13 @@ def contents(engine: Engine) -> dict[str, int]:
         }
 
 
+def empty(engine: Engine) -> None:
+    """Delete all rows, as the `engine` fixture does after each test."""
+    with engine.begin() as connection:
+        tables = ", ".join(table.name for table in db.Base.metadata.sorted_tables)
+        connection.execute(text(f"TRUNCATE {tables} CASCADE"))
+
+
 def eventually(condition: Callable[[], bool], what: str) -> None:
     """Wait until it holds; fail after a deadline that only a broken system needs."""
     deadline = time.monotonic() + DEADLINE

@@ -10,7 +10,7 @@ from sqlalchemy import func, insert, select, text
 
 from app import db
 from app.delivery import recovery, service
-from app.delivery.models import Attempt, DeadLetter
+from app.delivery.models import DeadLetter
 from app.delivery.recovery import Letter as DeadLetterSeen
 from app.delivery.service import Claim, Failure
 from app.gifts.models import Gift, SendRequest

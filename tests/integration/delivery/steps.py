@@ -31,9 +31,7 @@ class Delivery:
 def ask(gift: Gift, message: str = "m1", receive: int = 1, *, last: bool = False) -> Any:
     """A claim or the verdict against it."""
     with db.transaction() as session:
-        return service.claim(
-            session, Gift, gift.id, gift.send_no, Delivery(message, receive, last)
-        )
+        return service.claim(session, Gift, gift.id, gift.send_no, Delivery(message, receive, last))
 
 
 def claim(gift: Gift, message: str = "m1", receive: int = 1, *, last: bool = False) -> Claim:

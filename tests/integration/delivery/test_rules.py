@@ -17,6 +17,7 @@ from app.delivery import recovery, service
 from app.delivery.models import DeadLetter
 from app.delivery.service import Claim, Failure, Settle, Verdict
 from app.gifts.models import Gift
+from app.outbox import service as outbox
 from tests.integration.delivery.steps import (
     PERMANENT,
     TRANSIENT,
@@ -310,8 +311,6 @@ def test_the_last_receive_with_executions_left_is_staged_again(gift: Gift) -> No
 def test_what_was_staged_again_carries_the_same_send(gift: Gift) -> None:
     fail(claim(gift, "m1", 5, last=True))
     with db.transaction() as session:
-        from app.outbox import service as outbox
-
         rows = outbox.take(session, limit=10)
     assert [row.kwargs for row in rows] == [
         {"gift_id": str(gift.id), "send_no": 1, "request_id": "key-1"}
@@ -446,9 +445,7 @@ def test_a_final_row_is_not_recovered(gift: Gift, end: Callable[[Claim], Any]) -
 def test_two_sweeps_at_once_stage_a_row_once(gift: Gift, engine: Engine) -> None:
     publish_all()
     with Session(engine) as first:
-        found = recovery.recover_stalled(
-            first, Gift, visible_depth=0, untouched_for=timedelta(0)
-        )
+        found = recovery.recover_stalled(first, Gift, visible_depth=0, untouched_for=timedelta(0))
         assert recover() == []  # the row is locked: skipped
         first.commit()
     assert (list(found), staged()) == ([gift.id], 1)

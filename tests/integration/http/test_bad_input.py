@@ -12,10 +12,10 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import Engine
 
-from app import create_app
+from app import create_app, db
 from app.config import Settings
 from app.http.context import MAX_BODY_BYTES
-from tests.integration.api import contents, refused
+from tests.integration.api import contents, empty, refused
 
 A_GIFT = "/gifts/3f0c8a52-5d0c-4f4e-9f0e-0d6f6f1f9a11"
 JSON = "application/json"
@@ -177,6 +177,20 @@ PATHS = [
     "/docs/assets/%2e%2e/%2e%2e/conftest.py",
     "/docs/assets/no-such-file.css",
 ]
+
+
+@pytest.fixture(scope="module")
+def engine(settings: Settings) -> Iterator[Engine]:
+    """One for all: none of these tests leaves anything but the local operator's account."""
+    engine = db.configure(settings, db.API)
+    yield engine
+    empty(engine)
+    engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def client(settings: Settings, engine: Engine) -> FlaskClient:
+    return create_app(settings).test_client()
 
 
 @pytest.fixture

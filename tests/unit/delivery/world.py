@@ -84,8 +84,8 @@ class World:
         crashes, freezes = self.random.choice((1, 3, 8)), self.random.choice((1, 4))
         moves = (
             [self.relay] * 3 + [self.receive] * 6 + [self.work] * 12 + [self.wait] * 5
-            + [self.crash] * crashes + [self.freeze] * freezes + [self.switch_outage, self.lose, self.reconcile, self.recover]
-            + [self.ask_again]
+            + [self.crash] * crashes + [self.freeze] * freezes
+            + [self.switch_outage, self.lose, self.reconcile, self.recover, self.ask_again]
         )  # fmt: skip
         for _ in range(steps):
             self.random.choice(moves)()

@@ -1,0 +1,112 @@
+"""What only a real gunicorn shows: several processes, chunked bodies, its own log lines."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+
+from app import db
+from app.http.context import MAX_BODY_BYTES
+from tests.integration.api import WebServer, empty, eventually, web_server
+
+pytestmark = pytest.mark.xdist_group("web-server")
+
+REQUESTS = 60
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, database_url: str) -> Iterator[WebServer]:
+    with web_server(
+        tmp_path_factory.mktemp("web") / "home",
+        DATABASE_URL=database_url,
+        QUEUE_URL_PREFIX="http://127.0.0.1:1/000000000000/none-",
+        WEB_PROCESSES="2",
+        WEB_THREADS="4",
+    ) as server:
+        yield server
+    engine = db.engine_for(database_url, db.OPERATOR)
+    empty(engine)
+    engine.dispose()
+
+
+def counted(server: WebServer, labels: str) -> int:
+    metrics = requests.get(f"{server.url}/metrics", timeout=10).text
+    found = re.findall(
+        rf"^okuru_http_requests_total{{{re.escape(labels)}}} (\S+)$", metrics, re.MULTILINE
+    )
+    return sum(int(float(value)) for value in found)
+
+
+def test_the_metrics_of_all_processes_are_added_up(server: WebServer) -> None:
+    labels = 'method="GET",route="unmatched",status="404"'
+    before = counted(server, labels)
+
+    def ask(number: int) -> int:
+        # A connection each: the kernel spreads them over the processes.
+        return requests.get(f"{server.url}/nowhere/{number}", timeout=10).status_code
+
+    with ThreadPoolExecutor(16) as callers:
+        assert set(callers.map(ask, range(REQUESTS))) == {404}
+
+    answers = {counted(server, labels) for _ in range(10)}
+    assert answers == {before + REQUESTS}, "whichever process answers, the sum is the same"
+
+
+def test_every_line_of_the_server_is_json_with_the_same_fields(server: WebServer) -> None:
+    requests.get(f"{server.url}/nowhere", headers={"X-Request-ID": "trace-1"}, timeout=10)
+    eventually(
+        lambda: any(event.get("request_id") == "trace-1" for event in server.events()),
+        "the request is in the log",
+    )
+
+    events = server.events()
+
+    assert {event["service"] for event in events} == {"api"}
+    assert "gunicorn.error" in {event["logger"] for event in events}
+    for event in events:
+        assert {"timestamp", "level", "service", "message", "status"} <= event.keys()
+
+
+@pytest.mark.parametrize(
+    ("size", "status"), [(100, 201), (MAX_BODY_BYTES, 201), (MAX_BODY_BYTES + 1, 413)]
+)
+def test_a_chunked_body_has_the_same_limit(server: WebServer, size: int, status: int) -> None:
+    """It has no Content-Length. What is beyond the limit must not be cut off in silence."""
+    body = b'{"amount": 5}'.ljust(size)
+    chunks = (body[start : start + 4096] for start in range(0, size, 4096))
+
+    response = requests.post(
+        f"{server.url}/gifts",
+        data=chunks,
+        headers={"Content-Type": "application/json"},
+        timeout=10,
+    )
+
+    assert response.status_code == status
+    if status == 413:
+        assert response.json()["error"]["code"] == "PAYLOAD_TOO_LARGE"
+
+
+@pytest.mark.parametrize("name", ["Idempotency-Key", "X-API-Key"])
+def test_a_header_that_comes_twice_is_one_answer_and_no_500(server: WebServer, name: str) -> None:
+    address = urlsplit(server.url)
+    lines = [
+        "GET /gifts HTTP/1.1",
+        f"Host: {address.netloc}",
+        f"{name}: first",
+        f"{name}: second",
+        "Connection: close",
+        "",
+        "",
+    ]
+    with socket.create_connection((str(address.hostname), address.port or 0), timeout=10) as caller:
+        caller.sendall("\r\n".join(lines).encode())
+        answer = b"".join(iter(lambda: caller.recv(4096), b""))
+
+    assert answer.split(b" ", 2)[1] == (b"401" if name == "X-API-Key" else b"200")

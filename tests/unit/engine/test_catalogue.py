@@ -1,0 +1,115 @@
+"""The queues: their declared numbers fit together, and the back-off that comes of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tasks.engine
+from tasks.engine.catalogue import MAX_VISIBILITY, Catalogue, Queue
+
+PREFIX = "https://sqs.example/1234/okuru-"
+CATALOGUE = Catalogue.load(PREFIX)
+GIFTS = CATALOGUE["gifts"]
+
+
+def queue(**changes: object) -> Queue:
+    values: dict[str, object] = {
+        "name": "q", "description": "d", "visibility_timeout": 30, "max_receive_count": 5,
+        "backoff": (10, 30, 60, 120), "retention_days": 14,
+    }  # fmt: skip
+    return Queue(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("receive_count", "at_least", "scale", "delay"),
+    [
+        (1, 0, 1, 10),
+        (2, 0, 1, 30),
+        (3, 0, 1, 60),
+        (4, 0, 1, 120),
+        (5, 0, 1, 120),
+        (99, 0, 1, 120),
+        # What a provider asks for, up to the largest back-off.
+        (1, 5, 1, 10),
+        (1, 42, 1, 42),
+        (1, 42.2, 1, 43),
+        (4, 42, 1, 120),
+        (1, 100_000, 1, 120),
+        (1, float("inf"), 1, 120),
+        # A local stack shortens every delay, and never to nothing.
+        (1, 0, 0.1, 1),
+        (4, 0, 0.1, 12),
+        (1, 0, 0.001, 1),
+        (1, 100_000, 0.1, 12),
+    ],
+)
+def test_a_failed_message_is_hidden_for_its_backoff(
+    receive_count: int, at_least: float, scale: float, delay: int
+) -> None:
+    assert queue().retry_delay(receive_count, scale=scale, at_least=at_least) == delay
+
+
+@given(
+    receive_count=st.integers(1, 1000),
+    scale=st.floats(0.001, 1),
+    at_least=st.floats(0, allow_nan=False),
+)
+def test_a_delay_is_what_sqs_takes(receive_count: int, scale: float, at_least: float) -> None:
+    largest = queue(backoff=(100_000,))
+    delay = largest.retry_delay(receive_count, scale=scale, at_least=at_least)
+    assert isinstance(delay, int)
+    assert 1 <= delay <= MAX_VISIBILITY
+
+
+def test_a_message_on_its_way_is_seen_again_within_its_largest_hiding() -> None:
+    assert queue().untouched_limit(scale=1) == 150
+    assert queue().untouched_limit(scale=0.1) == 42
+
+
+def test_urls_lead_to_queues_and_back() -> None:
+    assert CATALOGUE.url("gifts") == "https://sqs.example/1234/okuru-gifts"
+    assert CATALOGUE.url(GIFTS.dead_letter_queue) == "https://sqs.example/1234/okuru-gifts-dlq"
+    assert CATALOGUE.by_url(CATALOGUE.url("gifts")) is GIFTS
+    with pytest.raises(KeyError):
+        CATALOGUE.by_url("https://sqs.example/1234/okuru-unknown")
+
+
+# --- queues.json, which Terraform reads too ------------------------------------------------------
+
+ENTRIES = json.loads((Path(tasks.engine.__file__).parent / "queues.json").read_text())
+TYPES = {
+    "description": str, "visibility_timeout": int, "max_receive_count": int, "backoff": list,
+    "retention_days": int,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_entry_is_complete_and_has_no_more(name: str) -> None:
+    assert re.fullmatch(r"[a-z][a-z-]{0,60}", name)
+    assert not name.endswith("-dlq")
+    assert {key: type(value) for key, value in ENTRIES[name].items()} == TYPES
+    assert {field.name for field in fields(Queue)} == {"name", *TYPES}
+
+
+@pytest.mark.parametrize("queue", list(CATALOGUE), ids=lambda queue: queue.name)
+def test_the_numbers_of_a_queue_fit_together(queue: Queue) -> None:
+    assert queue.description.endswith(".")
+    assert 1 <= queue.visibility_timeout <= MAX_VISIBILITY
+    assert 1 <= queue.retention_days <= 14
+    assert list(queue.backoff) == sorted(queue.backoff)
+    assert min(queue.backoff) >= 1
+    # One delay after each receive but the last: then SQS buries the message.
+    assert len(queue.backoff) == queue.max_receive_count - 1
+
+
+def test_gifts_are_retried_as_designed_and_inside_the_slo() -> None:
+    assert GIFTS.backoff == (10, 30, 60, 120)
+    assert GIFTS.max_receive_count == 5
+    assert sum(GIFTS.backoff) < 300

@@ -1,0 +1,144 @@
+"""What the engine takes of the private parts of kombu and Celery, as it was read.
+
+A new version may change any of it without a word. This list says so before a worker does: read
+the new source, then change the list.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+from celery import Celery, Task
+from celery.app.amqp import AMQP
+from celery.exceptions import Reject
+from celery.worker.request import Request
+from kombu.asynchronous.aws.connection import AsyncHTTPSConnection
+from kombu.asynchronous.aws.sqs.connection import AsyncSQSConnection
+from kombu.transport import SQS, virtual
+
+from tasks.engine import publisher, transport
+from tasks.engine import task as engine_task
+
+
+@pytest.mark.parametrize(
+    ("package", "pinned"), [("celery", "5.7.0"), ("kombu", "5.7.0"), ("billiard", "4.3.2")]
+)
+def test_the_versions_are_those_that_were_read(package: str, pinned: str) -> None:
+    assert version(package) == pinned
+
+
+OVERRIDDEN = [
+    (transport.Connection, AsyncSQSConnection, "get_http_connection", "(self)"),
+    (
+        transport.Connection,
+        AsyncSQSConnection,
+        "_on_list_ready",
+        "(self, parent, markers, operation, response)",
+    ),
+    (transport.Channel, SQS.Channel, "asynsqs", "(self, queue=None)"),
+    (transport.Channel, SQS.Channel, "_schedule_queue", "(self, queue)"),
+    (transport.Channel, SQS.Channel, "_loop1", "(self, queue, messages_fetched=None)"),
+    (transport.Channel, SQS.Channel, "_on_messages_ready", "(self, queue, qname, messages)"),
+    (transport.Channel, SQS.Channel, "basic_ack", "(self, delivery_tag, multiple=False)"),
+    (transport.Channel, SQS.Channel, "basic_reject", "(self, delivery_tag, requeue=False)"),
+    (
+        transport.Channel,
+        virtual.Channel,
+        "basic_qos",
+        "(self, prefetch_size=0, prefetch_count=0, apply_global=False)",
+    ),
+    (publisher._CapturingChannel, SQS.Channel, "_put", "(self, queue, message, **kwargs)"),
+    (
+        engine_task.Request,
+        Request,
+        "on_failure",
+        "(self, exc_info, send_failed_event=True, return_ok=False)",
+    ),
+    (engine_task.Task, Task, "__call__", "(self, *args, **kwargs)"),
+]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "name", "signature"),
+    OVERRIDDEN,
+    ids=[f"{case[1].__name__}.{case[2]}" for case in OVERRIDDEN],
+)
+def test_what_the_engine_overrides_is_there(
+    ours: type, theirs: type, name: str, signature: str
+) -> None:
+    assert plain_signature(getattr(theirs, name)) == signature
+    assert name in vars(ours)
+    # Every call that theirs takes, ours takes too.
+    inspect.signature(getattr(ours, name)).bind(*positional(getattr(theirs, name)))
+
+
+RELIED_ON: list[tuple[Callable[..., Any], str]] = [
+    (SQS.Channel._message_to_python, "(self, message, queue_name, q_url)"),
+    (SQS.Channel._get_async, "(self, queue, count=1, callback=None)"),
+    (SQS.Channel.sqs, "(self, queue=None)"),
+    (virtual.Channel.basic_ack, "(self, delivery_tag, multiple=False)"),
+    (virtual.Channel.basic_reject, "(self, delivery_tag, requeue=False)"),
+    (virtual.QoS.get, "(self, delivery_tag)"),
+    (virtual.QoS.can_consume, "(self)"),
+    (virtual.QoS.reject, "(self, delivery_tag, requeue=False)"),
+    (
+        AsyncHTTPSConnection.__init__,
+        "(self, strict=None, timeout=20.0, http_client=None)",
+    ),
+    (Reject.__init__, "(self, reason=None, requeue=False)"),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "signature"), RELIED_ON, ids=[case[0].__qualname__ for case in RELIED_ON]
+)
+def test_what_the_engine_calls_is_there(method: Callable[..., Any], signature: str) -> None:
+    assert plain_signature(method) == signature
+
+
+def test_the_attributes_that_the_engine_touches_are_there() -> None:
+    assert SQS.Channel.do_restore is True
+    assert SQS.Channel.body_encoding == "base64"
+    assert "_predefined_queue_async_clients" in vars(SQS.Channel)
+    assert AsyncSQSConnection.STATUS_CODE_OK == 200
+    assert SQS.Transport.Channel is SQS.Channel
+    assert Request.acknowledge
+    assert "_httpclient" in inspect.getsource(AsyncSQSConnection.__mro__[2])
+    assert "self._delivered = " in inspect.getsource(virtual.QoS.__init__)
+    assert "sqs_message" in inspect.getsource(SQS.Channel._envelope_payload)
+    assert "sqs_queue" in inspect.getsource(SQS.Channel._envelope_payload)
+
+
+def test_a_rejected_task_reaches_the_channel_through_its_request() -> None:
+    """`Request.on_failure` of the engine leaves a note on the message before this happens."""
+    source = inspect.getsource(Request.on_failure)
+    assert "self.reject(requeue=exc.requeue)" in source
+    assert source.index("isinstance(exc, Reject)") < source.index(
+        "self.reject(requeue=exc.requeue)"
+    )
+
+
+def test_celerys_producer_takes_what_the_publisher_gives() -> None:
+    parameters = inspect.signature(AMQP.as_task_v2).parameters
+    assert {"kwargs", "ignore_result", "argsrepr", "kwargsrepr"} <= set(parameters)
+    assert list(parameters)[1:3] == ["task_id", "name"]
+    message = Celery(set_as_current=False).amqp.as_task_v2("id", "name", kwargs={"a": 1})
+    assert message._fields == ("headers", "properties", "body", "sent_event")
+
+
+def plain_signature(method: Callable[..., Any]) -> str:
+    """Names and defaults; annotations come and go."""
+    signature = inspect.signature(method)
+    parameters = [
+        each.replace(annotation=inspect.Parameter.empty) for each in signature.parameters.values()
+    ]
+    return str(signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
+
+
+def positional(method: Callable[..., Any]) -> list[object]:
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [each for each in inspect.signature(method).parameters.values() if each.kind in kinds]

@@ -1,0 +1,310 @@
+"""The channel by itself: what it does with failed receives, bad messages, acks and rejects."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from kombu import Connection as KombuConnection
+
+from tasks.engine.catalogue import Catalogue
+from tasks.engine.transport import (
+    BREAKER_PAUSE,
+    MAX_PAUSE,
+    Channel,
+    Connection,
+    ReceiveFailed,
+    Transport,
+)
+from tasks.engine.verdict import Returned
+
+CATALOGUE = Catalogue.load("http://127.0.0.1:1/000000000000/unit-")
+URL = CATALOGUE.url("gifts")
+
+
+class Hub:
+    """Remembers what it is asked to do, and when."""
+
+    def __init__(self) -> None:
+        self.soon: list[tuple[Any, ...]] = []
+        self.later: list[tuple[float, Any]] = []
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> None:
+        self.soon.append((callback.__name__, *args))
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> None:
+        self.later.append((delay, (callback.__name__, *args)))
+
+
+class Orders:
+    """In place of the settlement thread, which has its own tests with a real SQS."""
+
+    def __init__(self) -> None:
+        self.deleted: list[str] = []
+        self.hidden: list[tuple[str, int]] = []
+
+    def delete(self, url: str, handle: str, *, within: float) -> None:
+        assert (url, within) == (URL, 30)
+        self.deleted.append(handle)
+
+    def hide(self, url: str, handle: str, seconds: int, *, within: float) -> None:
+        assert (url, within) == (URL, 30)
+        self.hidden.append((handle, seconds))
+
+
+@pytest.fixture
+def orders() -> Orders:
+    return Orders()
+
+
+@pytest.fixture
+def received() -> list[Any]:
+    return []
+
+
+@pytest.fixture
+def channel(orders: Orders, received: list[Any]) -> Iterator[Channel]:
+    """With a consumer of `gifts` that takes two messages at once."""
+    engine = SimpleNamespace(
+        catalogue=CATALOGUE,
+        settlement=orders,
+        retry_scale=1.0,
+        breaker=SimpleNamespace(is_open=False),
+    )
+    options = {
+        "engine": engine,
+        "region": "ap-northeast-1",
+        "predefined_queues": {
+            queue.name: {"url": CATALOGUE.url(queue.name)} for queue in CATALOGUE
+        },
+        "sqs_base64_encoding": False,
+    }
+    connection = KombuConnection("sqs://", transport=Transport, transport_options=options)
+    channel = connection.channel()
+    channel.hub = Hub()
+    channel.basic_qos(0, 2, False)
+    channel.basic_consume("gifts", no_ack=False, callback=received.append, consumer_tag="gifts")
+    channel.hub.soon.clear()
+    yield channel
+    channel.close()
+
+
+def message(body: str | None = None, *, handle: str = "h1", receive_count: int = 1) -> Any:
+    if body is None:
+        body = json.dumps(
+            {
+                "body": "[[], {}, {}]",
+                "headers": {"task": "gifts.send", "id": "1"},
+                "content-type": "application/json",
+                "content-encoding": "utf-8",
+                "properties": {
+                    "delivery_tag": "x",
+                    "body_encoding": "utf-8",
+                    "delivery_info": {"exchange": "", "routing_key": "gifts"},
+                },
+            }
+        )
+    return {
+        "MessageId": f"id-{handle}",
+        "ReceiptHandle": handle,
+        "Body": body,
+        "Attributes": {"ApproximateReceiveCount": str(receive_count)},
+    }
+
+
+def deliver(channel: Channel, *messages: Any) -> int:
+    return channel._on_messages_ready(URL, "gifts", {"Messages": list(messages)})
+
+
+# --- receiving ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [301, 400, 403, 404, 429, 500, 502, 503, 504, 599])
+def test_a_failed_receive_is_handed_on_whatever_its_status(status: int) -> None:
+    connection = Connection.__new__(Connection)
+    answer = connection._on_list_ready(None, None, "ReceiveMessage", SimpleNamespace(status=status))
+    assert isinstance(answer, ReceiveFailed)
+    assert str(status) in str(answer)
+
+
+def test_an_answer_that_cannot_be_read_is_a_failed_receive() -> None:
+    connection = Connection.__new__(Connection)  # without a client: every reading fails
+    answer = connection._on_list_ready(None, None, "ReceiveMessage", SimpleNamespace(status=200))
+    assert isinstance(answer, ReceiveFailed)
+    assert "unreadable" in str(answer)
+
+
+def test_failed_receives_are_said_once_and_come_back_ever_later(
+    channel: Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        for _ in range(8):
+            assert channel._on_messages_ready(URL, "gifts", ReceiveFailed("HTTP 503")) == 0
+            channel._loop1("gifts", 0)
+    pauses = [delay for delay, call in channel.hub.later if call == ("_schedule_queue", "gifts")]
+    wanted = [2, 4, 8, 16, MAX_PAUSE, MAX_PAUSE, MAX_PAUSE, MAX_PAUSE]
+    assert len(pauses) == len(wanted)
+    assert all(most / 2 <= pause <= most for pause, most in zip(pauses, wanted, strict=True))
+    assert channel.hub.soon == []
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_an_answer_after_failures_ends_the_pauses(
+    channel: Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    channel._on_messages_ready(URL, "gifts", ReceiveFailed("HTTP 503"))
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        assert channel._on_messages_ready(URL, "gifts", {}) == 0
+    assert [record.message for record in caplog.records] == ["SQS answers again for queue gifts"]
+    channel._loop1("gifts", 0)
+    assert channel.hub.soon == [("_schedule_queue", "gifts")]
+
+
+def test_queues_fail_by_themselves(channel: Channel) -> None:
+    channel._on_messages_ready(URL, "gifts", ReceiveFailed("HTTP 503"))
+    channel._loop1("maintenance", 0)
+    assert channel.hub.soon == [("_schedule_queue", "maintenance")]
+
+
+def test_nothing_is_received_while_the_breaker_is_open(channel: Channel) -> None:
+    channel.engine.breaker.is_open = True
+    channel._schedule_queue("gifts")
+    assert channel.hub.later == [(BREAKER_PAUSE, ("_schedule_queue", "gifts"))]
+
+
+def test_a_queue_without_consumer_is_not_polled(channel: Channel) -> None:
+    channel._schedule_queue("maintenance")
+    assert (channel.hub.soon, channel.hub.later) == ([], [])
+
+
+def test_a_full_worker_polls_again_as_soon_as_a_slot_is_free(
+    channel: Channel, received: list[Any]
+) -> None:
+    deliver(channel, message(handle="h1"), message(handle="h2"))
+    assert len(received) == 2
+    channel._schedule_queue("gifts")
+    assert (channel.hub.soon, channel.hub.later) == ([], []), "no poll, and no idle turning"
+    channel.basic_ack(received[0].delivery_tag)
+    assert channel.hub.soon == [("_schedule_queue", "gifts")]
+
+
+BAD = {
+    "text": "plain text",
+    "null": "null",
+    "list": "[1, 2]",
+    "string": '"str"',
+    "number": "7",
+    "no envelope": "{}",
+    "properties are a number": '{"properties": 5}',
+    "properties are empty": '{"properties": {}}',
+    "half of base64": "eyJib2R5IjogMX0==",
+    "base64 of garbage": base64.b64encode(b"\xff\xfe").decode(),
+    "deep": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("body", BAD.values(), ids=BAD.keys())
+def test_a_bad_message_is_left_to_sqs_and_holds_nothing(
+    channel: Channel, orders: Orders, received: list[Any], body: str
+) -> None:
+    """Its neighbours in the same answer run; it takes no slot, and nothing deletes it."""
+    count = deliver(channel, message(handle="a"), message(body, handle="bad", receive_count=2))
+    assert count == 2
+    good = [each.delivery_tag for each in received if each.headers.get("task") == "gifts.send"]
+    assert good == ["a"]
+    for each in received:  # what kombu could make a message of: Celery will reject it
+        if each.delivery_tag != "a":
+            channel.basic_reject(each.delivery_tag)
+    assert orders.hidden == [("bad", 30)]
+    assert orders.deleted == []
+    assert channel.qos.can_consume_max_estimate() == 1, "only its neighbour has a slot"
+
+
+def test_a_consumer_that_raises_frees_the_slot(channel: Channel, orders: Orders) -> None:
+    def raises(_message: Any) -> None:
+        raise KeyError("id")
+
+    channel.basic_consume("gifts", no_ack=False, callback=raises, consumer_tag="again")
+    deliver(channel, message(handle="h1"), message(handle="h2"), message(handle="h3"))
+    assert orders.hidden == [("h1", 10), ("h2", 10), ("h3", 10)]
+    assert orders.deleted == []
+    assert channel.qos.can_consume()
+
+
+def test_a_bad_message_is_named_and_not_quoted(
+    channel: Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    deliver(channel, message('{"properties": "secret"}', handle="bad"))
+    [record] = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert record.message == "message id-bad cannot be read"
+    assert record.error_code == "BAD_MESSAGE"
+    assert "secret" not in str(vars(record))
+
+
+# --- settling -----------------------------------------------------------------------------------
+
+
+def test_an_ack_orders_the_deletion_and_frees_the_slot(
+    channel: Channel, orders: Orders, received: list[Any]
+) -> None:
+    deliver(channel, message())
+    channel.basic_ack(received[0].delivery_tag)
+    assert (orders.deleted, orders.hidden) == (["h1"], [])
+    assert channel.qos.can_consume_max_estimate() == 2
+
+
+@pytest.mark.parametrize("requeue", [False, True])
+@pytest.mark.parametrize(
+    ("returned", "receive_count", "hidden"),
+    [
+        (None, 1, 10),
+        (None, 4, 120),
+        (None, 9, 120),
+        (Returned("retry"), 2, 30),
+        (Returned("retry", 50), 1, 50),
+        (Returned("expose"), 5, 0),
+        (Returned("outage"), 1, 30),
+        (Returned("leave"), 1, None),
+    ],
+)
+def test_a_reject_hides_and_never_deletes_or_publishes(
+    channel: Channel,
+    orders: Orders,
+    received: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    returned: Returned | None,
+    receive_count: int,
+    hidden: int | None,
+    requeue: bool,
+) -> None:
+    monkeypatch.setattr(channel, "_put", lambda *_, **__: pytest.fail("published a copy"))
+    monkeypatch.setattr(channel, "_delete_rejected_message", lambda *_: pytest.fail("deleted"))
+    deliver(channel, message(receive_count=receive_count))
+    if returned:
+        channel.qos.get("h1").properties[Returned.PROPERTY] = returned
+    channel.basic_reject("h1", requeue=requeue)
+    assert orders.deleted == []
+    assert orders.hidden == ([] if hidden is None else [("h1", hidden)])
+    assert channel.qos.can_consume_max_estimate() == 2
+
+
+def test_a_local_stack_shortens_the_backoff(channel: Channel, orders: Orders) -> None:
+    channel.engine.retry_scale = 0.1
+    deliver(channel, message(receive_count=4))
+    channel.basic_reject("h1")
+    assert orders.hidden == [("h1", 12)]
+
+
+def test_closing_gives_nothing_back_by_publishing_it(
+    channel: Channel, orders: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "_put", lambda *_, **__: pytest.fail("published a copy"))
+    deliver(channel, message())
+    channel.close()
+    assert (orders.deleted, orders.hidden) == ([], [])
