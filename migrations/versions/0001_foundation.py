@@ -237,7 +237,8 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.CheckConstraint(
-            "(failure IS NULL) = (status <> 'FAILED') AND failure IN ('permanent', 'exhausted', 'unknown')",
+            "(failure IS NULL) = (status <> 'FAILED')"
+            " AND failure IN ('permanent', 'exhausted', 'unknown')",
             name=op.f("ck_gifts_failure"),
         ),
         sa.CheckConstraint(

@@ -36,8 +36,9 @@ class Terminal:
         try:
             for line in text.split("\n"):
                 self._console.print(prefix + line, soft_wrap=True)
-        except OSError:
-            # Whoever read our output has gone; the files still have every line.
+        except (OSError, SystemExit):
+            # Whoever read our output has gone (rich wants to exit then), but the processes are
+            # still to be looked after, and the files have every line.
             self._console = None
 
 

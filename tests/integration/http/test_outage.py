@@ -34,7 +34,7 @@ IMPATIENT = replace(db.API, statement=1, lock=0.3, pool=0.3)
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     home = Home(tmp_path_factory.mktemp("stack"))
     with home.locked():
-        server = Postgres(home, fast=True)
+        server = Postgres(home)  # not fast: that one may forget in a crash what it had committed
         server.start()
         server.wait_until_ready()
         db.upgrade(server.url)
