@@ -32,11 +32,6 @@ class WholeNumber(fields.Integer):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(strict=True, **kwargs)
 
-    def _validated(self, value: Any) -> int:
-        if isinstance(value, bool):
-            raise self.make_error("invalid", input=value)
-        return super()._validated(value)
-
 
 class Digits(fields.Integer):
     """A number in a query string: ASCII digits, not the "1_0", "+5" or "５" that Python takes."""

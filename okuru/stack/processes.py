@@ -85,7 +85,7 @@ class Process:
         self._stopping.clear()
         self._log = self._home.fresh_log(self.name)
         self._spawn()
-        self._keeper = threading.Thread(target=self._keep, name=f"keep-{self.name}")
+        self._keeper = threading.Thread(target=self._keep, name=f"keep-{self.name}", daemon=True)
         self._keeper.start()
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:

@@ -209,12 +209,12 @@ def test_a_process_that_dies_is_started_again_and_said(home: Home, port: int) ->
 
 def test_a_closed_terminal_does_not_keep_the_stack_from_stopping(home: Home, port: int) -> None:
     command = [*OKURU, "run", "--port", str(port)]
-    with subprocess.Popen(command, env=_environment(home), stdout=subprocess.PIPE) as process:
-        wait_until((home.run / "beat.json").exists, within=START_WITHIN)
-        assert process.stdout is not None
-        process.stdout.close()
-        process.terminate()
-        process.wait(STOP_WITHIN)
+    process = subprocess.Popen(command, env=_environment(home), stdout=subprocess.PIPE)
+    wait_until((home.run / "beat.json").exists, within=START_WITHIN)
+    assert process.stdout is not None
+    process.stdout.close()
+    process.terminate()
+    process.wait(STOP_WITHIN)
     assert _processes_of(home) == []
 
 

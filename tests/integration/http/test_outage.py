@@ -70,13 +70,21 @@ def frozen(postgres: Postgres) -> Iterator[None]:
     """Alive, listening, and silent: what a hanging disk or a lost network looks like."""
     server = psutil.Process(postgres.child.pid)
     processes = [server, *server.children(recursive=True)]
+
+    def thaw() -> None:
+        for process in processes:
+            process.resume()
+
+    # Whoever waits without a limit then fails the test, and does not hang it.
+    watchdog = threading.Timer(60, thaw)
     for process in processes:
         process.suspend()
+    watchdog.start()
     try:
         yield
     finally:
-        for process in processes:
-            process.resume()
+        watchdog.cancel()
+        thaw()
 
 
 def unavailable(response: TestResponse) -> None:
@@ -180,6 +188,18 @@ def test_a_stopped_database_is_503_and_back_by_itself(
     assert_back(client)
 
 
+def test_after_a_restart_not_even_the_first_request_fails(
+    client: FlaskClient, postgres: Postgres
+) -> None:
+    """The pool has connections to the server before; nobody asks in between."""
+    assert_back(client)
+
+    with stopped(postgres, signal.SIGINT):
+        pass
+
+    assert client.post("/gifts", json={"amount": 5}).status_code == 201
+
+
 def test_a_frozen_database_is_503_within_bounds_and_back_by_itself(
     client: FlaskClient, postgres: Postgres
 ) -> None:
@@ -256,14 +276,17 @@ def test_no_free_connection_is_503(settings: Settings, engine: Engine) -> None:
 
 
 def test_a_row_that_another_holds_for_too_long_is_503(settings: Settings, engine: Engine) -> None:
-    """The real limit of the API, and not an impatient one."""
+    """The real limit of the API for locks, with another that cannot come before it."""
     client = create_app(settings).test_client()
+    db.configure(settings, replace(db.API, statement=60))
     gift_id = client.post("/gifts", json={"amount": 5}).get_json()["gift_id"]
     send = {"path": f"/gifts/{gift_id}/send", "headers": {"Idempotency-Key": "order-1"}}
 
     with engine.begin() as other:
         other.execute(text("SELECT 1 FROM gifts FOR UPDATE"))
+        started = time.monotonic()
         unavailable(client.post(**send))
+        assert time.monotonic() - started < 20, "the lock's limit, and not the statement's"
         assert client.get(f"/gifts/{gift_id}").status_code == 200, "reading waits for nobody"
 
     assert contents(engine)["outbox"] == 0, "what was answered with 503 was not done"

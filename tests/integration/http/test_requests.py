@@ -15,7 +15,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, text
 
-from app.observability import logs
+from app.observability import context, logs
 from tests.integration.api import contents, refused
 
 UUID_TEXT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -79,6 +79,7 @@ def test_without_a_usable_one_it_is_a_new_uuid(client: FlaskClient, given: str |
 def test_the_ids_of_one_request_do_not_reach_the_next(client: FlaskClient) -> None:
     client.get(UNKNOWN, headers={"X-Request-ID": "trace-1"})
 
+    assert context.fields() == {}, "the thread that served it is clean"
     assert client.get(UNKNOWN).headers["X-Request-ID"] != "trace-1"
 
 
