@@ -10,13 +10,15 @@ from urllib.parse import urlsplit
 
 from environs import Env, EnvValidationError
 from marshmallow.validate import Length, OneOf, Range
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 #: Passwords that stand in tutorials and images: nobody's production may use one.
 DEFAULT_SECRETS = frozenset(
     {"", "admin", "changeme", "local", "okuru", "password", "postgres", "secret", "test"}
 )
+#: Where only this machine can reach a process.
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 #: Standard Webhooks asks for 24 to 64 random bytes, in base64 behind "whsec_".
 MIN_SENDER_SECRET = 24
 
@@ -146,6 +148,8 @@ def _reason(name: str) -> str:
 def _rules(settings: Settings) -> dict[str, str]:
     """What single values cannot say: {variable: what is wrong}."""
     problems = {}
+    if settings.is_local and settings.host not in LOOPBACK:
+        problems["HOST"] = "ENVIRONMENT=local lets anyone in: it listens on 127.0.0.1 only"
     try:
         database = make_url(settings.database_url)
     except (ArgumentError, ValueError):  # a port that is no number, an address that is none
@@ -153,7 +157,7 @@ def _rules(settings: Settings) -> dict[str, str]:
     else:
         if database.drivername not in ("postgresql", "postgresql+psycopg2"):
             problems["DATABASE_URL"] = "must begin with postgresql+psycopg2://"
-        elif not settings.is_local and (database.password or "") in DEFAULT_SECRETS:
+        elif not settings.is_local and _is_guessable(database):
             problems["DATABASE_URL"] = "production needs a password that is no default"
     if _scheme(settings.redis_url) not in ("redis", "rediss"):
         problems["REDIS_URL"] = "must begin with redis:// or rediss://"
@@ -167,6 +171,11 @@ def _rules(settings: Settings) -> dict[str, str]:
         if not _can_sign(settings.sender_secret or ""):
             problems["SENDER_SECRET"] = "must be whsec_ and base64 of 24 bytes or more"  # noqa: S105
     return problems
+
+
+def _is_guessable(database: URL) -> bool:
+    password = str(database.query.get("password") or database.password or "").lower()
+    return password in DEFAULT_SECRETS or password == (database.username or "").lower()
 
 
 def _is_http(url: str) -> bool:

@@ -6,6 +6,7 @@ import select
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -156,12 +157,18 @@ def upgrade(database_url: str, revision: str = "head") -> None:
     command.upgrade(alembic_config(database_url), revision)
 
 
+@cache
+def _scripts() -> ScriptDirectory:
+    """Read once: `/readyz` is asked every few seconds."""
+    return ScriptDirectory(str(MIGRATIONS))
+
+
 def is_migrated(session: Session) -> bool:
     """Whether the schema is the code's, or a later one that the code does not know yet.
 
     During a rolling deploy the old code meets the new schema, and migrations only expand it.
     """
-    scripts = ScriptDirectory(str(MIGRATIONS))
+    scripts = _scripts()
     current = MigrationContext.configure(session.connection()).get_current_revision()
     if current is None:
         return False

@@ -24,6 +24,8 @@ control_socket_disable = True
 # A request line holds a path and a cursor.
 limit_request_line = 4094
 limit_request_fields = 50
+# Nobody in front of us speaks WSGI by headers.
+forwarder_headers = ""
 logconfig_dict = logs.config(service="api", level=settings.log_level, style=settings.log_format)
 
 

@@ -50,10 +50,9 @@ def demo(gifts: int, failure_rate: float) -> None:
 
     Exits 0 when every gift is SENT or FAILED and every exhausted one has its dead letter.
     """
-    os.environ["SENDER"] = "simulated"
-    os.environ["SEND_FAILURE_RATE"] = str(failure_rate)
+    environ = {**os.environ, "SENDER": "simulated", "SEND_FAILURE_RATE": str(failure_rate)}
     console = Console()
-    with Stack(Home.from_environment()) as stack:
+    with Stack(Home.from_environment(), environ=environ) as stack:
         with console.status("starting the processes"):
             stack.processes.start()
             stack.wait_until_ready()

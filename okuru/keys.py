@@ -11,6 +11,7 @@ from uuid import UUID
 import click
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 
 from app import db
@@ -84,7 +85,10 @@ def _transaction() -> Iterator[Session]:
         raise click.ClickException(
             "DATABASE_URL is not set; for the local stack: . .local/env, then again"
         )
-    engine = db.engine_for(url, db.OPERATOR)
+    try:
+        engine = db.engine_for(url, db.OPERATOR)
+    except (ArgumentError, ValueError):
+        raise click.ClickException("DATABASE_URL is not a database URL") from None
     try:
         with Session(engine) as session, session.begin():
             yield session

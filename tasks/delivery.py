@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from typing import TypeGuard
 from uuid import UUID
 
@@ -11,9 +12,11 @@ from app.delivery import recovery
 from app.delivery.recovery import Letter
 from app.delivery.service import Model
 from app.gifts.models import Gift
+from app.observability import metrics
 from tasks.celery import app, engine
 from tasks.engine import dead_letters
 from tasks.engine.dead_letters import DeadMessage
+from tasks.engine.queues import visible_depth
 
 log = logging.getLogger(__name__)
 
@@ -35,19 +38,37 @@ def reconcile() -> None:
                 _reconcile(message)
 
 
+def recover_stalled(model: Model) -> None:
+    """Stage again what is queued while nothing can be on its way. A task of each domain."""
+    states = model.lifecycle
+    queue = engine.catalogue[states.message.queue]
+    depth = visible_depth(engine.sqs, engine.catalogue.url(queue.name))
+    untouched = timedelta(seconds=queue.untouched_limit(scale=engine.retry_scale))
+    with db.transaction() as session:
+        recovered = recovery.recover_stalled(
+            session, model, visible_depth=depth, untouched_for=untouched
+        )
+    for subject_id in recovered:
+        log.warning(
+            "staged again: its message had vanished", extra={states.subject: str(subject_id)}
+        )
+
+
 def _reconcile(message: DeadMessage) -> None:
     model = DELIVERABLES.get(message.task or "")
     letter = _letter(message, model)
     with db.transaction() as session:
         decision = recovery.reconcile(session, letter, model)
-    if decision:
+    if decision and model:
+        if decision == "failed":
+            metrics.SETTLED.labels(model.lifecycle.kind, model.lifecycle.failed).inc()
         log.warning(
             "dead letter: %s",
             decision,
             extra={
                 "message_id": letter.message_id,
                 "request_id": letter.request_id,
-                "subject_id": str(letter.subject_id),
+                model.lifecycle.subject: str(letter.subject_id),
             },
         )
 

@@ -12,6 +12,7 @@ from app.db import Base, UtcDateTime
 
 #: RFC 5321: 64 + 1 + 255.
 MAX_EMAIL = 320
+MAX_KEY_NAME = 100
 
 
 class User(Base):
@@ -34,7 +35,7 @@ class ApiKey(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"), index=True)
     role: Mapped[str] = mapped_column(String(20))
-    name: Mapped[str] = mapped_column(String(100))
+    name: Mapped[str] = mapped_column(String(MAX_KEY_NAME))
     hash: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from flask import Flask, g, request
 
 from app import db
 from app.accounts import service
 from app.accounts.service import Principal
+from app.config import LOOPBACK
 from app.errors import Forbidden, Unauthenticated
 
 #: Endpoints that anyone may ask.
@@ -35,12 +38,22 @@ def install(app: Flask, *, allow_local: bool) -> None:
         with db.transaction() as session:
             if key is not None:
                 g.principal = service.authenticate(session, key)
-            elif allow_local:
+            elif allow_local and _comes_from_here():
                 g.principal = service.local_operator(session)
             else:
                 raise Unauthenticated("send an API key as X-API-Key")
         if request.endpoint in OPERATORS and current().role != "operator":
             raise Forbidden("this needs an operator's key")
+
+
+def _comes_from_here() -> bool:
+    """Whether a request without credentials may be the developer's own.
+
+    A name that a hostile page has rebound to 127.0.0.1 shows in the Host header; a bearer token
+    that nobody issued shows a caller who means somebody else.
+    """
+    host = urlsplit(f"//{request.host}").hostname
+    return host in LOOPBACK and "Authorization" not in request.headers
 
 
 def current() -> Principal:

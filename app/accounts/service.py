@@ -13,7 +13,7 @@ from sqlalchemy import Row, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from app.accounts.models import MAX_EMAIL, ApiKey, User
+from app.accounts.models import MAX_EMAIL, MAX_KEY_NAME, ApiKey, User
 from app.errors import Invalid, NotFound, Unauthenticated
 
 Role = Literal["user", "operator"]
@@ -68,10 +68,12 @@ def create_key(session: Session, *, email: str, role: Role, name: str) -> tuple[
         The key's id, and the key itself, which nobody can ask for again.
 
     Raises:
-        Invalid: `email` cannot be an address.
+        Invalid: `email` cannot be an address, or `name` is too long.
     """
     if "@" not in email or len(email) > MAX_EMAIL or not email.isprintable():
         raise Invalid(f"{email!r} is no email address")
+    if len(name) > MAX_KEY_NAME:
+        raise Invalid(f"a key's name may have at most {MAX_KEY_NAME} characters")
     session.execute(insert(User).values(email=email).on_conflict_do_nothing())
     user_id = session.execute(
         select(User.id).where(func.lower(User.email) == email.lower())

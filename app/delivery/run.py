@@ -98,7 +98,8 @@ def _record(model: Model, claim: Claim, failure: Failure | None) -> Verdict:
     else:
         metrics.DELIVERIES.labels(kind, "sent").inc()
         metrics.LATENCY.labels(kind).observe(success.latency)
-    if verdict.status in (model.lifecycle.done, model.lifecycle.failed):
+    was_done_before = failure is None and success.latency is None
+    if verdict.status in (model.lifecycle.done, model.lifecycle.failed) and not was_done_before:
         metrics.SETTLED.labels(kind, verdict.status).inc()
     return verdict
 

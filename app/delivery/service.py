@@ -154,7 +154,9 @@ def _staging(model: Model, rows: CTE) -> Insert:
         literal("send_no"), rows.c.send_no,
         literal("request_id"), rows.c.request_id,
     )  # fmt: skip
-    return outbox.staging(states.message, kwargs, select(rows))
+    # The row's own request: a sweep that stages it again has another context.
+    headers = func.jsonb_build_object(literal("request_id"), rows.c.request_id)
+    return outbox.staging(states.message, kwargs, headers, select(rows))
 
 
 # --- claim --------------------------------------------------------------------------------------

@@ -76,7 +76,10 @@ class GiftOut(ma.Schema):
     last_error = ma.fields.String(
         required=True,
         allow_none=True,
-        metadata={"example": None, "description": "Why the gift failed; null unless it did."},
+        metadata={
+            "example": None,
+            "description": "What the last execution failed with; null if none did.",
+        },
     )
     created_at = Timestamp(required=True, metadata=_MOMENT)
     updated_at = Timestamp(required=True, metadata=_MOMENT)

@@ -12,6 +12,8 @@ from app.http import context, errors, health, openapi
 def install(app: Flask) -> Api:
     """Wire the shared parts into `app`. Returns the Api that takes the domains' blueprints."""
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    # It would redirect to an address made of the caller's Host header.
+    app.url_map.merge_slashes = False
     context.install(app)
     errors.install(app)
     app.register_blueprint(health.blueprint)

@@ -12,6 +12,7 @@ from flask import Request
 from flask_smorest import Blueprint as SmorestBlueprint
 from marshmallow import RAISE
 from webargs.flaskparser import FlaskParser
+from werkzeug.exceptions import HTTPException
 
 from app.errors import Invalid, UnsupportedMediaType
 from app.http.context import check_size
@@ -43,7 +44,7 @@ class Parser(FlaskParser):
     def load_json(self, req: Request, _schema: ma.Schema) -> Any:
         if not req.is_json:
             raise UnsupportedMediaType("send JSON, with Content-Type: application/json")
-        data = req.get_data()
+        data = _body(req)
         check_size(len(data))
         return parse_json(data)
 
@@ -84,6 +85,20 @@ class Blueprint(SmorestBlueprint):
                     answer["headers"] = {**REQUEST_ID, **answer.get("headers", {})}
         prepared: dict[str, Any] = SmorestBlueprint._prepare_response_doc(doc, doc_info, **context)
         return prepared
+
+
+def _body(req: Request) -> bytes:
+    """The whole body.
+
+    Raises:
+        Invalid: its chunks cannot be read. Each server has errors of its own for that.
+    """
+    try:
+        return req.get_data()
+    except HTTPException:
+        raise
+    except Exception:  # noqa: BLE001 - see above
+        raise Invalid("the body cannot be read") from None
 
 
 def parse_json(data: bytes) -> Any:

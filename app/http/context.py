@@ -46,7 +46,14 @@ def _begin() -> None:
     http_request_id = _sane(request.headers.get("X-Request-ID")) or str(uuid.uuid4())
     g.request_id = _sane(request.headers.get("Idempotency-Key")) or http_request_id
     g.stack = ExitStack()
-    g.stack.enter_context(context.bound(request_id=g.request_id, http_request_id=http_request_id))
+    traceparent = request.headers.get("traceparent", "")
+    g.stack.enter_context(
+        context.bound(
+            request_id=g.request_id,
+            http_request_id=http_request_id,
+            **({"traceparent": traceparent} if TRACEPARENT.fullmatch(traceparent) else {}),
+        )
+    )
     check_size(request.content_length or 0)
 
 

@@ -102,6 +102,7 @@ def asset(name: str) -> Response:
     return send_from_directory(ASSETS, name, max_age=3600)
 
 
+@blueprint.get("/swagger")
 @blueprint.get("/swagger/")
 def swagger() -> ResponseReturnValue:
     return redirect("/docs")

@@ -1,4 +1,4 @@
-"""`stage()` is the only way to ask for a task; the relay takes what was staged."""
+"""`stage()`, and `staging()` inside a statement, are the only ways to ask for a task."""
 
 from __future__ import annotations
 
@@ -51,11 +51,14 @@ def stage(session: Session, message: Message, kwargs: Mapping[str, Any]) -> None
     session.execute(insert(OutboxRow).values(**_columns(message), kwargs=dict(kwargs)))
 
 
-def staging(message: Message, kwargs: ColumnElement[Any], rows: Select[Any]) -> Insert:
+def staging(
+    message: Message, kwargs: ColumnElement[Any], headers: ColumnElement[Any], rows: Select[Any]
+) -> Insert:
     """The same as a statement, for one that stages what it has just changed.
 
     Args:
         kwargs: a JSONB expression over `rows`.
+        headers: another one; what the context carries is added, and it wins over the context.
         rows: a select whose rows are staged, one task each.
     """
     columns = _columns(message)
@@ -64,7 +67,7 @@ def staging(message: Message, kwargs: ColumnElement[Any], rows: Select[Any]) -> 
         rows.with_only_columns(
             literal(columns["queue"]),
             literal(columns["task"]),
-            literal(columns["headers"], JSONB),
+            literal(columns["headers"], JSONB).op("||")(headers),
             kwargs,
         ),
     )
@@ -158,9 +161,8 @@ def backlog(session: Session) -> Backlog:
 
 
 def waits_for(session: Session, queue: str) -> bool:
-    """Whether anything is still to be published to this queue."""
-    return bool(
-        session.execute(
-            select(select(OutboxRow.id).where(OutboxRow.queue == queue).exists())
-        ).scalar_one()
+    """Whether anything is still to be published to this queue. Parked rows are not."""
+    waiting = select(OutboxRow.id).where(
+        OutboxRow.queue == queue, OutboxRow.refusals < MAX_REFUSALS
     )
+    return bool(session.execute(select(waiting.exists())).scalar_one())

@@ -61,7 +61,7 @@ FOR EACH ROW EXECUTE FUNCTION guard_deliverable('CREATED', 'QUEUED', 'SENT', 'FA
 """
 
 # Every row is deleted soon after it was inserted: without these, dead rows would slow each poll
-# of the relays (docs/architecture.md). vacuum_truncate would take a lock that stops them.
+# of the relays (ADR 1). vacuum_truncate would take a lock that stops them.
 OUTBOX_STORAGE = """
 ALTER TABLE outbox SET (
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,

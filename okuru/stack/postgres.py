@@ -56,6 +56,8 @@ class Postgres(Server):
             f"listen_addresses={LOOPBACK}",
             "unix_socket_directories=",
             "max_connections=200",
+            # A failed statement would stand in the log with its values: messages, a gift's code.
+            "log_min_error_statement=panic",
             *self._settings,
         )
         options = [word for setting in settings for word in ("-c", setting)]

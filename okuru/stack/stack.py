@@ -57,6 +57,7 @@ class Stack:
         fast: bool = False,
         port: int | None = None,
         console: Console | None = None,
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
         """Describe a stack.
 
@@ -65,6 +66,7 @@ class Stack:
             fast: do without durability: for tests.
             port: of the API; by default PORT, or else a free one.
             console: where to show what the processes say; by default only their files have it.
+            environ: what the user has chosen.
         """
         self.home = home
         self.interruption = Interruption()
@@ -73,6 +75,7 @@ class Stack:
         self.sqs = Sqs(home)
         self._port = port
         self._console = console
+        self._environ = environ
         self._undo = ExitStack()
 
     @property
@@ -138,7 +141,7 @@ class Stack:
     def _start(self, undo: ExitStack) -> None:
         end_leftovers(self.home)
         own = self.home.recall("addresses") or {}
-        chosen = environment.chosen_by_user(os.environ, own)
+        chosen = environment.chosen_by_user(self._environ, own)
         # Calls of this very process, too: to SQS and the API.
         os.environ.update(environment.bypass_proxy(os.environ))
 

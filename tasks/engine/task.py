@@ -19,6 +19,10 @@ log = logging.getLogger(__name__)
 INTERRUPTIONS: tuple[type[Exception], ...] = (SoftTimeLimitExceeded,)
 
 
+#: Headers by which a message would steer the worker.
+UNTRUSTED = frozenset({"timelimit", "eta", "expires", "stamped_headers", "stamps", "shadow"})
+
+
 @dataclass(frozen=True)
 class Delivery:
     """One receive of one SQS message."""
@@ -34,6 +38,15 @@ class Delivery:
 class Request(CeleryRequest):
     """The worker's side of an execution."""
 
+    def __init__(self, message: Any, *args: Any, headers: Any = None, **options: Any) -> None:
+        """Limits are the task's own and times are the queue's: a message may set neither.
+
+        Celery believes these headers, and a malformed one ends the worker.
+        """
+        headers = message.headers if headers is None else headers
+        believed = {name: value for name, value in headers.items() if name not in UNTRUSTED}
+        super().__init__(message, *args, headers=believed, **options)
+
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
     ) -> Any:
@@ -47,7 +60,7 @@ class Request(CeleryRequest):
 
 
 class Task(CeleryTask):
-    """For every task: `app.task(base=…)` is set by `tasks/__init__.py`."""
+    """For every task: the Celery app names it as its `task_cls`."""
 
     abstract = True
     Request = Request

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -14,14 +15,12 @@ from tests.acceptance.client import Client
 @pytest.fixture(scope="session")
 def running_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     home = Home(tmp_path_factory.mktemp("stack"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("REDIS_URL")  # the stack's own, not the one that no test may reach
-        patch.delenv("AWS_ACCESS_KEY_ID")
-        patch.setenv("SEND_FAILURE_RATE", "0")
-        with Stack(home) as stack:  # durable: a test stops the database at once
-            stack.processes.start()
-            stack.wait_until_ready()
-            yield stack
+    # The parts are the stack's own, and not those that the other tests are pointed at.
+    environ = {"PATH": os.environ["PATH"], "SEND_FAILURE_RATE": "0"}
+    with Stack(home, environ=environ) as stack:  # durable: a test stops the database at once
+        stack.processes.start()
+        stack.wait_until_ready()
+        yield stack
     home.forget_data()  # as root it lies elsewhere
 
 

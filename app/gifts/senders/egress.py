@@ -15,6 +15,12 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import PoolManager
 
+#: IPv6 addresses that stand for IPv4 ones: compatible, NAT64 (RFC 6052, 8215), Teredo, 6to4.
+TUNNELS = [
+    ipaddress.IPv6Network(prefix)
+    for prefix in ("::/96", "64:ff9b::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16")
+]
+
 
 class AddressRefusedError(Exception):
     """The name leads to an address that is not public."""
@@ -28,12 +34,21 @@ class _PublicOnly:
 
     def _new_conn(self) -> socket.socket:
         connection: socket.socket = super()._new_conn()  # type: ignore[misc]
-        address = ipaddress.ip_address(connection.getpeername()[0])
-        mapped = getattr(address, "ipv4_mapped", None)
-        if not (mapped or address).is_global and self.host not in self.allowed_hosts:
+        if not _is_public(connection.getpeername()[0]) and self.host not in self.allowed_hosts:
             connection.close()
             raise AddressRefusedError(f"{self.host} leads to an address that is not public")
         return connection
+
+
+def _is_public(text: str) -> bool:
+    """Whether an address is anyone's: not private, link-local, multicast, nor a tunnel to such."""
+    address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped:
+            return _is_public(str(address.ipv4_mapped))
+        if any(address in network for network in TUNNELS):
+            return False
+    return address.is_global and not address.is_multicast
 
 
 class PublicOnlyAdapter(HTTPAdapter):

@@ -320,6 +320,18 @@ def test_a_running_key_is_a_conflict_for_another_connection_only(
         once(other, account_id)
 
 
+def test_a_running_key_stops_neither_another_account_nor_another_operation(
+    engine: Engine, session: Session
+) -> None:
+    mine, theirs = (accounts.principal(session).account_id for _ in range(2))
+    session.commit()
+    once(session, mine)
+
+    with db.transaction() as other:
+        assert not once(other, theirs).replayed
+        assert not once(other, mine, scope="POST /jobs").replayed
+
+
 # --- expiry -------------------------------------------------------------------------------------
 
 
