@@ -15,6 +15,9 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
+# Each process of the run counts for itself: pytest-xdist's workers would inherit the first one's.
+os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+
 # Before anything reads them: what is true for every test.
 os.environ.update(
     {

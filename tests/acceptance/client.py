@@ -46,9 +46,13 @@ class Client:
         gift: dict[str, Any] = answer.json()
         return gift
 
-    def outcomes(self, gift_id: str) -> list[str]:
+    def attempts(self, gift_id: str) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]]
         items = self.request("GET", f"/gifts/{gift_id}/attempts").json()["items"]
-        return [attempt["outcome"] for attempt in items]
+        return items
+
+    def outcomes(self, gift_id: str) -> list[str]:
+        return [attempt["outcome"] for attempt in self.attempts(gift_id)]
 
     def wait_until_final(self, gift_ids: Iterable[str], *, within: float) -> Counter[str]:
         """The number of gifts by final state."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import random
+import os
 import signal
 import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -24,23 +25,23 @@ def assert_sent_once(client: Client, gift_ids: list[str], *, within: float) -> N
         assert client.outcomes(gift_id).count("sent") == 1, (gift_id, client.outcomes(gift_id))
 
 
-def worker_children(stack: Stack) -> list[psutil.Process]:
-    """The processes that run tasks."""
-    with suppress(psutil.NoSuchProcess):
-        return psutil.Process(stack.processes["worker"].pid).children()
-    return []
+def executing(client: Client, gift_ids: Iterable[str]) -> Iterator[int]:
+    """The pids of the worker children that are at work on these gifts."""
+    for gift_id in gift_ids:
+        for attempt in client.attempts(gift_id):
+            if attempt["ended_at"] is None:
+                yield int(attempt["worker"].rpartition(":")[2])
 
 
 def test_killed_worker_children_lose_no_gift(stack: Stack, client: Client) -> None:
-    gifts = [client.create_and_send(simulate={"delay_ms": 150}) for _ in range(30)]
-    killed = 0
-    while killed < 6:
-        wait_until(lambda: worker_children(stack), within=10, what="worker children")
-        victim = random.choice(worker_children(stack))
-        with suppress(psutil.NoSuchProcess):
-            victim.send_signal(signal.SIGKILL)
-            killed += 1
-        time.sleep(0.3)  # the faults are spread over the sends
+    gifts = [client.create_and_send(simulate={"delay_ms": 500}) for _ in range(16)]
+    killed: set[int] = set()
+    while len(killed) < 6:
+        wait_until(lambda: set(executing(client, gifts)) - killed, within=20, what="an execution")
+        for pid in set(executing(client, gifts)) - killed:
+            killed.add(pid)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     assert_sent_once(client, gifts, within=90)
     assert any("lost" in client.outcomes(gift) for gift in gifts), "no execution was hit"
 

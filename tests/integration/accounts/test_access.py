@@ -25,6 +25,7 @@ PUBLIC = {
     "GET /openapi.json",
     "GET /docs",
     "GET /docs/assets/<path:name>",
+    "GET /swagger",
     "GET /swagger/",
 }
 PLACEHOLDERS = {"gift_id": "3f0c8a52-5d0c-4f4e-9f0e-0d6f6f1f9a11", "name": "swagger-ui.css"}

@@ -60,7 +60,7 @@ def run(app: Celery, effect: Any, *, receive_count: int = 1, headers: Any = None
     def body(self: Task) -> Any:
         return effect(self)
 
-    task = app.task(bind=True, name="test.task")(body)
+    task = app.task(bind=True, name="test.task", shared=False)(body)
     message = {
         "MessageId": "m-1",
         "Attributes": {"ApproximateReceiveCount": str(receive_count)},
@@ -119,7 +119,11 @@ def test_a_verdict_of_delete_is_success(app: Celery) -> None:
 
 def request(app: Celery, rejects: list[bool], **headers: Any) -> Request:
     """The worker's side of an execution of `test.task`."""
-    app.task(name="test.task")(lambda: None)
+
+    @app.task(name="test.task", shared=False)
+    def nothing() -> None:
+        pass
+
     message = SimpleNamespace(
         headers={"id": "t-1", "task": "test.task", **headers},
         body=b"[[], {}, {}]",
