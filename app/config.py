@@ -110,10 +110,10 @@ def _parse(env: Env) -> tuple[Settings | None, dict[str, str]]:
         host=env.str("HOST", "127.0.0.1", validate=Length(1)),  # "" would be every interface
         port=env.int("PORT", 8080, validate=Range(1, 65535)),
         web_processes=env.int("WEB_PROCESSES", 2, validate=Range(1, 64)),
-        web_threads=env.int("WEB_THREADS", 8, validate=Range(1, 256)),
+        web_threads=env.int("WEB_THREADS", 32, validate=Range(1, 256)),
         metrics_port=env.int("METRICS_PORT", 0, validate=Range(0, 65535)),
         database_url=env.str("DATABASE_URL"),
-        db_max_open_conns=env.int("DB_MAX_OPEN_CONNS", 10, validate=Range(1, 500)),
+        db_max_open_conns=env.int("DB_MAX_OPEN_CONNS", 20, validate=Range(1, 500)),
         redis_url=env.str("REDIS_URL", "redis://127.0.0.1:6379/0"),
         redis_pool_size=env.int("REDIS_POOL_SIZE", 10, validate=Range(1, 500)),
         aws_region=env.str("AWS_REGION", "ap-northeast-1", validate=Length(1)),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import select
+import threading
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,14 +21,20 @@ from alembic.util import CommandError
 from psycopg2 import extensions
 from sqlalchemy import DateTime, Engine, MetaData, NullPool, create_engine, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from app.config import Settings
 
-#: What SQLAlchemy raises when the database is gone, too slow, or busy: worth another try later.
-OUTAGE_ERRORS = (OperationalError, InterfaceError, PoolTimeoutError)
+
+class NotReady(Exception):
+    """The database answers, and cannot be worked with: it takes no writes, or its schema is old."""
+
+
+#: What is raised when the database is gone, too slow, busy, or (InternalError) takes no writes, as
+#: during a failover: worth another try later.
+OUTAGE_ERRORS = (OperationalError, InterfaceError, InternalError, PoolTimeoutError, NotReady)
 
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
@@ -69,8 +77,9 @@ class Role:
         return " ".join([*flags, "-c TimeZone=UTC"])
 
 
-#: A caller waits for a lock or a connection at most 2 s before it hears 503 (docs/architecture.md).
-API = Role("api", statement=5, lock=1.5, idle_in_transaction=10, pool=1.5)
+#: A caller waits at most 2 s before it hears 503 (docs/architecture.md): for a connection to be
+#: recognised, for another one, and for a lock.
+API = Role("api", statement=5, lock=1, idle_in_transaction=10, pool=0.5)
 WORKER = Role("worker", statement=5, lock=3, idle_in_transaction=10, pool=3)
 #: Its transaction is open while SQS answers: ten calls of at most 7 s, eight at a time.
 RELAY = Role("relay", statement=10, lock=3, idle_in_transaction=30, pool=3)
@@ -94,7 +103,7 @@ def engine_for(database_url: str, role: Role, *, pool_size: int = 0) -> Engine:
     pool: dict[str, Any] = {"poolclass": NullPool}
     if pool_size:
         pool = {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": role.pool}
-    return create_engine(
+    engine = create_engine(
         make_url(database_url).set(drivername="postgresql+psycopg2"),
         connect_args={
             "application_name": f"okuru-{role.name}",
@@ -105,6 +114,14 @@ def engine_for(database_url: str, role: Role, *, pool_size: int = 0) -> Engine:
         pool_pre_ping=bool(pool_size),  # after a failover the first request must not fail
         **pool,
     )
+    ping = engine.dialect.do_ping
+
+    def do_ping(connection: Any) -> bool:
+        with _answering_within(GREETING):
+            return bool(ping(connection))
+
+    engine.dialect.do_ping = do_ping  # type: ignore[assignment,method-assign]
+    return engine
 
 
 def transaction() -> AbstractContextManager[Session]:
@@ -118,15 +135,26 @@ def forget_connections() -> None:
     engine.dispose(close=False)
 
 
-def ping() -> None:
-    """Raises one of `OUTAGE_ERRORS` unless the database answers."""
+def require_ready() -> None:
+    """Return if the database can be worked with.
+
+    Raises:
+        NotReady: it is not migrated, or takes no writes.
+        One of the other `OUTAGE_ERRORS`: it cannot be reached.
+    """
     with transaction() as session:
-        session.execute(text("SELECT 1"))
+        if session.execute(text("SHOW transaction_read_only")).scalar_one() == "on":
+            raise NotReady("the database takes no writes")
+        if not is_migrated(session):
+            raise NotReady("the database is not migrated")
 
 
+#: Seconds to wait for what a healthy server does at once: take a connection, answer `SELECT 1`.
+GREETING = 2.0
 #: Seconds. A frozen server sends nothing, not even the error of its own statement_timeout, and
 #: libpq would wait for ever. `configure()` sets it above the statement timeout of the role.
 _answer_within = OPERATOR.statement + 2
+_shorter = threading.local()
 _POLL_EVENTS = {
     extensions.POLL_READ: select.POLLIN,
     extensions.POLL_WRITE: select.POLLOUT,
@@ -135,12 +163,24 @@ _POLL_EVENTS = {
 
 def _wait_with_deadline(connection: Any) -> None:
     """psycopg2's wait callback (its documentation, "Support for coroutine libraries")."""
-    deadline = time.monotonic() + _answer_within
+    within = getattr(_shorter, "within", _answer_within)
+    if connection.status == extensions.STATUS_SETUP:
+        within = min(within, GREETING)
+    deadline = time.monotonic() + within
     while (state := connection.poll()) != extensions.POLL_OK:
         poller = select.poll()
         poller.register(connection.fileno(), _POLL_EVENTS[state])
         if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise psycopg2.OperationalError(f"the database sent no answer for {_answer_within} s")
+            raise psycopg2.OperationalError(f"the database sent no answer for {within} s")
+
+
+@contextmanager
+def _answering_within(seconds: float) -> Iterator[None]:
+    _shorter.within = seconds
+    try:
+        yield
+    finally:
+        del _shorter.within
 
 
 # --- migrations ---------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from typing import Any
 
 # Imported here, in the master, so that the folder of the metrics exists before the forks.
 from app.config import settings_or_exit
+from app.http import refusals
 from app.observability import logs, metrics
 
 settings = settings_or_exit()
@@ -26,6 +27,7 @@ limit_request_line = 4094
 limit_request_fields = 50
 # Nobody in front of us speaks WSGI by headers.
 forwarder_headers = ""
+refusals.install()
 logconfig_dict = logs.config(service="api", level=settings.log_level, style=settings.log_format)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
+from pathlib import Path
 
 from alembic import context
 from sqlalchemy import text
 
-import app.accounts.models
-import app.delivery.models
-import app.gifts.models
-import app.idempotency.models
-import app.outbox.models  # noqa: F401 - each import fills Base.metadata
+import app
 from app import db
+
+# Each fills Base.metadata.
+for _file in sorted(Path(app.__path__[0]).glob("*/models.py")):
+    import_module(f"app.{_file.parent.name}.models")
 
 #: Any number, the same for every migrator: two deploys at once take turns.
 MIGRATION_LOCK = 0x6F6B757275  # "okuru"

@@ -22,7 +22,7 @@ engine = Engine(
     catalogue=catalogue,
     region=settings.aws_region,
     retry_scale=settings.retry_scale,
-    probe=db.ping,
+    probe=db.require_ready,
     outage_errors=db.OUTAGE_ERRORS,
     on_breaker=metrics.BREAKER_OPEN.set,
     bind=context.bound,
@@ -63,6 +63,12 @@ def _connect(**_: Any) -> None:
     metrics.BREAKER_OPEN.set(0)
     metrics.serve(settings.metrics_port, settings.host)
     db.configure(settings, db.WORKER)
+
+
+@signals.worker_ready.connect
+def _hold_until_the_database_is_ready(**_: Any) -> None:
+    """Its schema may be older than this code. Not before the pool has forked: this has a thread."""
+    engine.breaker.begin()
 
 
 @signals.worker_process_init.connect

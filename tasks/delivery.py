@@ -9,9 +9,9 @@ from uuid import UUID
 
 from app import db
 from app.delivery import recovery
+from app.delivery.models import deliverables
 from app.delivery.recovery import Letter
 from app.delivery.service import Model
-from app.gifts.models import Gift
 from app.observability import metrics
 from tasks.celery import app, engine
 from tasks.engine import dead_letters
@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 
 #: The largest integer that its column holds.
 MAX_SEND_NO = 2**31 - 1
-
-DELIVERABLES: dict[str, Model] = {model.lifecycle.message.task: model for model in (Gift,)}
 
 
 @app.task(name="delivery.reconcile", soft_time_limit=45, time_limit=55)
@@ -55,7 +53,7 @@ def recover_stalled(model: Model) -> None:
 
 
 def _reconcile(message: DeadMessage) -> None:
-    model = DELIVERABLES.get(message.task or "")
+    model = deliverables().get(message.task or "")
     letter = _letter(message, model)
     with db.transaction() as session:
         decision = recovery.reconcile(session, letter, model)

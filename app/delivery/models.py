@@ -105,6 +105,11 @@ class Deliverable:
         )
 
 
+def deliverables() -> dict[str, type[Deliverable]]:
+    """Every kind of deliverable that has been imported, by the name of its task."""
+    return {model.lifecycle.message.task: model for model in Deliverable.__subclasses__()}
+
+
 class Attempt(Base):
     """The record of one execution: begun by a claim, ended by its outcome."""
 

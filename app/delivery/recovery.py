@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import func, literal_column, or_, select, update
+from sqlalchemy import case, func, literal_column, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -17,6 +17,10 @@ from app.outbox import service as outbox
 
 #: How often the reconciler gives a send whose message died another one.
 MAX_RESTAGES = 3
+
+#: Why a row has failed that the reconciler gave up.
+NEVER_EXECUTED = "NEVER_EXECUTED: every message of it died before an execution; nothing was sent"
+OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN: the last execution ended without recording an outcome"
 
 #: Rows that one sweep stages again; the next sweep takes the rest.
 SWEEP_LIMIT = 500
@@ -84,7 +88,7 @@ def _decide(session: Session, model: Model, letter: Letter) -> str | None:
         .values(
             status=model.lifecycle.failed,
             failure="unknown",
-            last_error="OUTCOME_UNKNOWN: the last execution ended without recording an outcome",
+            last_error=case((model.executions == 0, NEVER_EXECUTED), else_=OUTCOME_UNKNOWN),
         )
         .returning(model.id)
     ).scalar_one_or_none()

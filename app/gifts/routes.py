@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-import marshmallow as ma
-from flask import Response, current_app, jsonify, url_for
+from flask import current_app, jsonify, url_for
 from flask.typing import ResponseReturnValue
 
 from app import db
@@ -23,22 +22,14 @@ from app.gifts.schemas import (
     GiftQuery,
     SendOut,
 )
-from app.http.blueprint import Blueprint
+from app.http.blueprint import LOCATION, Blueprint
 from app.http.pagination import page
 from app.idempotency import service as idempotency
-from app.idempotency.headers import OptionalKey, RequiredKey
+from app.idempotency.headers import REPLAYED, OptionalKey, RequiredKey, mark
 
 blueprint = Blueprint(
     "gifts", __name__, url_prefix="/gifts", description="Gifts, and sending them once."
 )
-
-REPLAYED = {
-    "Idempotent-Replayed": {
-        "schema": {"type": "string", "enum": ["true"]},
-        "description": "Present when this key had been answered before.",
-    }
-}
-LOCATION = {"Location": {"schema": {"type": "string"}, "description": "The new gift."}}
 
 
 @blueprint.post("")
@@ -60,14 +51,14 @@ def create(fields: dict[str, Any], headers: dict[str, Any]) -> ResponseReturnVal
             scope="POST /gifts",
             key=headers.get("idempotency_key"),
             request=fields,
-            answer=lambda: _dump(
-                GiftCreated, service.create(session, principal, fields, _simulates())
+            answer=lambda: GiftCreated().dump(
+                service.create(session, principal, fields, _simulates())
             ),
         )
     response = jsonify(answer.body)
     response.status_code = 201
     response.headers["Location"] = url_for("gifts.get", gift_id=answer.body["gift_id"])
-    return _mark(response, replayed=answer.replayed)
+    return mark(response, replayed=answer.replayed)
 
 
 @blueprint.get("")
@@ -111,9 +102,9 @@ def send(headers: dict[str, Any], gift_id: UUID) -> ResponseReturnValue:
     """
     with db.transaction() as session:
         answer = service.request_send(session, current(), gift_id, headers["idempotency_key"])
-    response = jsonify(_dump(SendOut, answer))
+    response = jsonify(SendOut().dump(answer))
     response.status_code = 200 if answer.replayed else 202
-    return _mark(response, replayed=answer.replayed)
+    return mark(response, replayed=answer.replayed)
 
 
 @blueprint.get("/<uuid:gift_id>/attempts")
@@ -123,17 +114,6 @@ def attempts(gift_id: UUID) -> dict[str, Any]:
     """See every execution of a gift's sends, oldest first"""
     with db.transaction() as session:
         return {"items": service.attempts(session, current(), gift_id)}
-
-
-def _dump(schema: type[ma.Schema], row: object) -> dict[str, Any]:
-    body: dict[str, Any] = schema().dump(row)
-    return body
-
-
-def _mark(response: Response, *, replayed: bool) -> Response:
-    if replayed:
-        response.headers["Idempotent-Replayed"] = "true"
-    return response
 
 
 def _simulates() -> bool:

@@ -12,12 +12,13 @@ from uuid import UUID
 from sqlalchemy import and_, insert, select, tuple_
 from sqlalchemy.orm import Session
 
+from app.accounts.ownership import require_owner
 from app.accounts.service import Principal
 from app.delivery import run
 from app.delivery import service as delivery
 from app.delivery.models import Attempt
 from app.delivery.service import Delivery, Verdict
-from app.errors import Conflict, Forbidden, Invalid, NotFound
+from app.errors import Conflict, Invalid
 from app.gifts.models import QUEUED, Gift, SendRequest
 from app.gifts.senders import Parcel, Sender
 
@@ -49,10 +50,8 @@ def get(session: Session, principal: Principal, gift_id: UUID) -> Gift:
         Forbidden: it belongs to another account.
     """
     gift = session.get(Gift, gift_id)
-    if gift is None:
-        raise NotFound("gift not found")
-    if gift.account_id != principal.account_id:
-        raise Forbidden("this gift belongs to another account")
+    require_owner(principal, gift.account_id if gift else None, "gift")
+    assert gift is not None  # noqa: S101 - for the types
     return gift
 
 
@@ -126,10 +125,8 @@ def request_send(
         )
         .where(Gift.id == gift_id)
     ).one_or_none()
-    if row is None:
-        raise NotFound("gift not found")
-    if row.account_id != principal.account_id:
-        raise Forbidden("this gift belongs to another account")
+    require_owner(principal, row.account_id if row else None, "gift")
+    assert row is not None  # noqa: S101 - for the types
     if row.request_id is None:
         raise Conflict(
             "the gift was already sent under another Idempotency-Key",

@@ -31,6 +31,10 @@ REQUEST_ID = {
 }
 
 
+#: A 201 has it.
+LOCATION = {"Location": {"schema": {"type": "string"}, "description": "Where the new row is."}}
+
+
 class Parser(FlaskParser):
     """Strict: unknown fields, duplicate keys, NaN and bytes that are no UTF-8 are refused."""
 

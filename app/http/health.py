@@ -22,12 +22,11 @@ def healthz() -> ResponseReturnValue:
 def readyz() -> ResponseReturnValue:
     """Whether requests can be served. The broker is not asked: the outbox waits for it."""
     try:
-        with db.transaction() as session:
-            migrated = db.is_migrated(session)
+        db.require_ready()
+    except db.NotReady as error:
+        return _not_ready(str(error))
     except db.OUTAGE_ERRORS:
         return _not_ready("the database cannot be reached")
-    if not migrated:
-        return _not_ready("the database is not migrated")
     return jsonify(status="ready")
 
 

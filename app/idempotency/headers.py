@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import marshmallow as ma
+from flask import Response
 from marshmallow.validate import And, Length, Regexp
 
 from app.http.context import PRINTABLE
@@ -26,6 +27,22 @@ _KEY = {
         "example": "order-2026-0001",
     },
 }
+
+
+#: For the documentation of a route that takes a key.
+REPLAYED = {
+    "Idempotent-Replayed": {
+        "schema": {"type": "string", "enum": ["true"]},
+        "description": "Present when this key had been answered before.",
+    }
+}
+
+
+def mark(response: Response, *, replayed: bool) -> Response:
+    """Tell the caller of a key that it had been answered before."""
+    if replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    return response
 
 
 class RequiredKey(ma.Schema):

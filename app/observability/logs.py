@@ -69,6 +69,8 @@ def config(*, service: str, level: str, style: Literal["auto", "json", "text"]) 
                 name: {"handlers": [], "propagate": True, "level": level}
                 for name in ("gunicorn.error", "celery")
             },
+            # billiard keeps its own from propagating: it would write to stderr past everything.
+            "multiprocessing": {"handlers": ["stdout"], "propagate": False, "level": level},
             # app/http/context.py writes a line for each request, with its ids.
             "gunicorn.access": {"handlers": [], "propagate": True, "level": "WARNING"},
         },

@@ -33,6 +33,8 @@ class Terminal:
         if self._console is None:
             return
         prefix = Text(f"{name:<{self._width}} | ", style=colour)
+        # JSON may escape half a surrogate pair, which no terminal takes.
+        text.plain = text.plain.encode(errors="replace").decode()
         try:
             for line in text.split("\n"):
                 self._console.print(prefix + line, soft_wrap=True)

@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -156,7 +157,8 @@ class Process:
     def _copy(self, output: IO[bytes]) -> None:
         with output, self._log.open("ab", buffering=0) as log:
             for line in output:
-                log.write(line)
+                with suppress(OSError):  # a full disk must not stop the process that writes
+                    log.write(line)
                 self._terminal.show(self.name, line.decode(errors="replace").rstrip())
 
 

@@ -37,27 +37,49 @@ class Breaker:
         self._lock = threading.Lock()
         self.is_open = False
 
+    def begin(self) -> None:
+        """Open until the first answer, which is said only if it takes more than one question."""
+        if self._open():
+            self._start_probing(said=False)
+
     def trip(self) -> None:
         """Open, unless open already."""
+        if self._open():
+            self._say_outage()
+            self._start_probing(said=True)
+
+    def _open(self) -> bool:
         with self._lock:
-            if self.is_open:
-                return
-            self.is_open = True
+            was_open, self.is_open = self.is_open, True
+        return not was_open
+
+    def _say_outage(self) -> None:
         log.warning("receiving stops: the database does not answer")
         self._on_change(True)
-        threading.Thread(target=self._wait_for_recovery, name="breaker", daemon=True).start()
 
-    def _wait_for_recovery(self) -> None:
-        while True:
-            try:
-                self._probe()
-                break
-            except self._errors:
-                time.sleep(PROBE_EVERY)
-            except Exception:
-                # Without this thread the worker would live and never receive again.
-                log.exception("the probe failed otherwise than by an outage")
-                time.sleep(PROBE_EVERY)
+    def _start_probing(self, *, said: bool) -> None:
+        threading.Thread(
+            target=self._wait_for_recovery, args=[said], name="breaker", daemon=True
+        ).start()
+
+    def _wait_for_recovery(self, said: bool) -> None:
+        while not self._answers():
+            if not said:
+                self._say_outage()
+                said = True
+            time.sleep(PROBE_EVERY)
         self.is_open = False
-        log.info("receiving goes on: the database answers again")
-        self._on_change(False)
+        if said:
+            log.info("receiving goes on: the database answers again")
+            self._on_change(False)
+
+    def _answers(self) -> bool:
+        try:
+            self._probe()
+        except self._errors:
+            return False
+        except Exception:
+            # Without this thread the worker would live and never receive again.
+            log.exception("the probe failed otherwise than by an outage")
+            return False
+        return True

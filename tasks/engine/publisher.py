@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
     from tasks.engine.engine import Engine
-
-log = logging.getLogger(__name__)
 
 #: What SQS takes in one call: entries, and bytes of all bodies together.
 MAX_ENTRIES = 10

@@ -11,7 +11,7 @@ from celery import Task as CeleryTask
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.worker.request import Request as CeleryRequest
 
-from tasks.engine.verdict import Returned, Verdict
+from tasks.engine.verdict import Returned, Settle, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Request(CeleryRequest):
         error = getattr(error, "exc", error)  # billiard wraps what it carries between processes
         if isinstance(error, Returned):
             self.message.properties[Returned.PROPERTY] = error
-            if error.settle == "outage":
+            if error.settle == Settle.OUTAGE:
                 self.app.engine.breaker.trip()
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
@@ -81,7 +81,7 @@ class Task(CeleryTask):
 
     def settle(self, verdict: Verdict) -> None:
         """End the execution as `verdict` says: returning deletes the message."""
-        if verdict.settle != "delete":
+        if verdict.settle != Settle.DELETE:
             raise Returned(verdict.settle, verdict.retry_after)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -97,7 +97,7 @@ class Task(CeleryTask):
                     self.name,
                     extra={"error_code": "UNAVAILABLE", "error_message": type(error).__name__},
                 )
-                raise Returned("outage") from None
+                raise Returned(Settle.OUTAGE) from None
             except MemoryError:
                 # As a MemoryError it would end the whole worker, not this execution.
                 raise RuntimeError("out of memory") from None

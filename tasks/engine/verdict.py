@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from enum import StrEnum
 from typing import ClassVar, Protocol
 
 from celery.exceptions import Reject
@@ -13,12 +14,27 @@ from tasks.engine.catalogue import Queue
 OUTAGE_DELAY = 30
 
 
+class Settle(StrEnum):
+    """What becomes of a message."""
+
+    DELETE = "delete"
+    """Done, or a duplicate."""
+    RETRY = "retry"
+    """Hidden for the back-off, or for what a provider asked, up to the largest back-off."""
+    EXPOSE = "expose"
+    """Visible at once: with its receives used up, SQS dead-letters it."""
+    LEAVE = "leave"
+    """As it is: another delivery of it is at work."""
+    OUTAGE = "outage"
+    """Hidden until the application's database may be back."""
+
+
 class Verdict(Protocol):
     """What a task returns to the engine."""
 
     @property
     def settle(self) -> str:
-        """delete, retry, expose (visible at once, for SQS to dead-letter it), or leave."""
+        """The value of a `Settle`."""
 
     @property
     def retry_after(self) -> float | None:
@@ -32,6 +48,7 @@ class Returned(Reject):
     PROPERTY: ClassVar[str] = "okuru_returned"
 
     def __init__(self, settle: str, retry_after: float | None = None) -> None:
+        settle = Settle(settle)
         # requeue=True only spares Celery's failure signals: the transport never requeues.
         super().__init__(settle, requeue=True)
         self.settle = settle
@@ -41,10 +58,10 @@ class Returned(Reject):
     def delay(self, queue: Queue, receive_count: int, scale: float) -> int | None:
         """Seconds to hide the message; None to leave it as it is."""
         match self.settle:
-            case "expose":
+            case Settle.EXPOSE:
                 return 0
-            case "leave":
+            case Settle.LEAVE:
                 return None
-            case "outage":
+            case Settle.OUTAGE:
                 return math.ceil(OUTAGE_DELAY * scale)
         return queue.retry_delay(receive_count, scale=scale, at_least=self.retry_after or 0)

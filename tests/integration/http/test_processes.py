@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from collections.abc import Iterator
@@ -91,6 +92,30 @@ def test_a_chunked_body_has_the_same_limit(server: WebServer, size: int, status:
     assert response.status_code == status
     if status == 413:
         assert response.json()["error"]["code"] == "PAYLOAD_TOO_LARGE"
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("Idempotency-Key: a\x00b", 400),
+        ("Content-Length: many", 400),
+        ("X-Long: " + "x" * 9000, 431),
+        ("Expect: nonsense", 417),
+    ],
+)
+def test_what_gunicorn_refuses_is_the_envelope_too(
+    server: WebServer, line: str, status: int
+) -> None:
+    address = urlsplit(server.url)
+    with socket.create_connection((str(address.hostname), address.port or 0), timeout=10) as caller:
+        caller.sendall(f"GET /gifts HTTP/1.1\r\nHost: {address.netloc}\r\n{line}\r\n\r\n".encode())
+        head, _, body = b"".join(iter(lambda: caller.recv(4096), b"")).partition(b"\r\n\r\n")
+
+    assert int(head.split(b" ", 2)[1]) == status
+    assert b"Content-Type: application/json" in head
+    document = json.loads(body)
+    assert document["error"]["code"] == "VALIDATION_ERROR"
+    assert document["request_id"].encode() in head
 
 
 @pytest.mark.parametrize("name", ["Idempotency-Key", "X-API-Key"])
