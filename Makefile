@@ -61,7 +61,7 @@ migrate-down: $(READY) ## Downgrade the database by one step
 	@$(BIN)/okuru migrate down
 
 migrate-create: $(READY) ## Write a migration from the models: make migrate-create name="add x"
-	@$(BIN)/okuru migrate create "$(name)"
+	@$(BIN)/okuru migrate create "$(or $(name),$(error say what it does: make migrate-create name="add x"))"
 
 migrate-check: $(READY) ## Fail if the models and the migrations differ
 	@$(BIN)/okuru migrate check
@@ -72,7 +72,7 @@ reset-db: $(READY) ## Delete the local database and queues
 requirements: $(READY) ## Compile requirements/*.in to *.txt again
 	@for name in app dev sqs-emulator; do (cd requirements && \
 		UV_CUSTOM_COMPILE_COMMAND="make requirements" ../$(BIN)/uv pip compile --quiet --universal \
-		--python-version 3.11 --generate-hashes --no-emit-index-url $$name.in -o $$name.txt) || exit; done
+		--python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url $$name.in -o $$name.txt) || exit; done
 	@awk '/^[a-z]/ { wanted = /^uv==/ } wanted && !/# via/' requirements/dev.txt > requirements/uv.txt
 
 clean: ## Delete the virtual environments, all local data and all caches
@@ -96,7 +96,8 @@ $(READY): $(wildcard requirements/*.txt) pyproject.toml
 		$(PYTHON) -m venv --clear $(VENV); fi
 	@touch $(UNFINISHED)
 	@$(PIP) $(PIP_INSTALL) -r requirements/uv.txt || echo "Without uv: this takes a minute."
-	@$(UV_INSTALL) $(BIN)/python $(APP) 2> $(VENV)/uv.log || $(PIP) $(PIP_INSTALL) $(APP)
+	@$(UV_INSTALL) $(BIN)/python $(APP) 2> $(VENV)/uv.log || \
+		{ echo "uv did not work ($(VENV)/uv.log says why); pip takes a minute."; $(PIP) $(PIP_INSTALL) $(APP); }
 	@$(PIP) --quiet install --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -m venv --clear --without-pip $(SQS_VENV)
 	@$(UV_INSTALL) $(SQS_VENV)/bin/python $(SQS) 2> $(VENV)/uv.log || \

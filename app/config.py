@@ -17,6 +17,8 @@ from sqlalchemy.exc import ArgumentError
 DEFAULT_SECRETS = frozenset(
     {"", "admin", "changeme", "local", "okuru", "password", "postgres", "secret", "test"}
 )
+#: Shorter ones can be guessed.
+MIN_PASSWORD = 12
 #: Where only this machine can reach a process.
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 #: Standard Webhooks asks for 24 to 64 random bytes, in base64 behind "whsec_".
@@ -131,7 +133,9 @@ def _parse(env: Env) -> tuple[Settings | None, dict[str, str]]:
         # Together below the soft time limit of tasks/gifts.py.
         sender_connect_timeout=env.float("SENDER_CONNECT_TIMEOUT", 2.0, validate=Range(0.1, 3)),
         sender_read_timeout=env.float("SENDER_READ_TIMEOUT", 8.0, validate=Range(0.1, 10)),
-        sender_allowed_hosts=frozenset(env.list("SENDER_ALLOWED_HOSTS", [], subcast=str.strip)),
+        sender_allowed_hosts=frozenset(
+            env.list("SENDER_ALLOWED_HOSTS", [], subcast=lambda host: host.strip().lower())
+        ),
     )
     try:
         env.seal()
@@ -158,7 +162,7 @@ def _rules(settings: Settings) -> dict[str, str]:
         if database.drivername not in ("postgresql", "postgresql+psycopg2"):
             problems["DATABASE_URL"] = "must begin with postgresql+psycopg2://"
         elif not settings.is_local and _is_guessable(database):
-            problems["DATABASE_URL"] = "production needs a password that is no default"
+            problems["DATABASE_URL"] = "production needs a password of 12 characters or more"
     if _scheme(settings.redis_url) not in ("redis", "rediss"):
         problems["REDIS_URL"] = "must begin with redis:// or rediss://"
     if not _is_http(settings.queue_url_prefix):
@@ -174,12 +178,23 @@ def _rules(settings: Settings) -> dict[str, str]:
 
 
 def _is_guessable(database: URL) -> bool:
-    password = str(database.query.get("password") or database.password or "").lower()
-    return password in DEFAULT_SECRETS or password == (database.username or "").lower()
+    password = str(database.query.get("password") or database.password or "")
+    user = str(database.query.get("user") or database.username or "")
+    return (
+        len(password) < MIN_PASSWORD
+        or password.strip("<>${}") != password  # a template that nobody filled in
+        or password.lower() in DEFAULT_SECRETS | {user.lower()}
+    )
 
 
 def _is_http(url: str) -> bool:
-    return _scheme(url) in ("http", "https") and bool(urlsplit(url).netloc)
+    if not url.isprintable() or _scheme(url) not in ("http", "https"):
+        return False
+    parts = urlsplit(url)
+    try:
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none
+        return False
 
 
 def _scheme(url: str) -> str:
@@ -192,6 +207,8 @@ def _scheme(url: str) -> str:
 def _can_sign(secret: str) -> bool:
     marker, _, random = secret.partition("_")
     try:
-        return marker == "whsec" and len(b64decode(random, validate=True)) >= MIN_SENDER_SECRET
+        key = b64decode(random, validate=True)
+        # Random bytes hardly repeat: zeros and "changemechangeme…" do.
+        return marker == "whsec" and len(key) >= MIN_SENDER_SECRET and len(set(key)) >= 12
     except ValueError:
         return False

@@ -6,14 +6,13 @@ from typing import Any
 
 # Imported here, in the master, so that the folder of the metrics exists before the forks.
 from app.config import settings_or_exit
-from app.http import refusals
 from app.observability import logs, metrics
 
 settings = settings_or_exit()
 
 bind = f"{settings.host}:{settings.port}"
 workers = settings.web_processes
-worker_class = "gthread"
+worker_class = "app.http.worker.Worker"
 threads = settings.web_threads
 # The longest request waits 2 s for a connection and 7 s for its answer; ECS stops after 30 s.
 timeout = 30
@@ -27,7 +26,6 @@ limit_request_line = 4094
 limit_request_fields = 50
 # Nobody in front of us speaks WSGI by headers.
 forwarder_headers = ""
-refusals.install()
 logconfig_dict = logs.config(service="api", level=settings.log_level, style=settings.log_format)
 
 

@@ -155,7 +155,7 @@ def _table(session: Session, ids: Sequence[uuid.UUID]) -> Table:
         .join(Gift, Gift.id == Attempt.subject_id)
         .where(Attempt.subject_id.in_(ids), Attempt.outcome == "sent")
     ).all()
-    table = Table(title="Sent exactly once", show_header=False)
+    table = Table(title="What became of the gifts", show_header=False)
     rows = {
         "gifts": len(ids),
         "sent": counts[SENT],

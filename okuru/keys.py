@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 
@@ -63,10 +65,13 @@ def list_keys(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"items": rows}))
         return
-    table = Table("key", "email", "role", "name", "created", "revoked")
+    table = Table("email", "role", "name", "created", "revoked")
+    table.columns.insert(0, Column("key", no_wrap=True, min_width=36))  # to be copied whole
     for row in rows:
-        table.add_row(*(row[column] or "" for column in row))
-    Console().print(table)
+        table.add_row(*(Text(row[column] or "") for column in row))
+    # In a pipe nothing is cut off.
+    console = Console() if sys.stdout.isatty() else Console(width=240)
+    console.print(table)
 
 
 @keys.command()

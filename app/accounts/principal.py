@@ -27,6 +27,9 @@ PUBLIC = frozenset(
 OPERATORS = frozenset({"health.exposition"})
 
 
+NOT_FROM_HERE = ("Authorization", "Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host")
+
+
 def install(app: Flask, *, allow_local: bool) -> None:
     """Ask every request for its principal; `allow_local` lets one without credentials in."""
 
@@ -49,11 +52,15 @@ def install(app: Flask, *, allow_local: bool) -> None:
 def _comes_from_here() -> bool:
     """Whether a request without credentials may be the developer's own.
 
-    A name that a hostile page has rebound to 127.0.0.1 shows in the Host header; a bearer token
-    that nobody issued shows a caller who means somebody else.
+    A name that a hostile page has rebound to 127.0.0.1 shows in the Host header, the page itself
+    in Origin, a tunnel in what it forwards; and a bearer token shows a caller who means somebody.
     """
-    host = urlsplit(f"//{request.host}").hostname
-    return host in LOOPBACK and "Authorization" not in request.headers
+    origin = request.headers.get("Origin")
+    return (
+        urlsplit(f"//{request.host}").hostname in LOOPBACK
+        and (origin is None or urlsplit(origin).hostname in LOOPBACK)
+        and not any(name in request.headers for name in NOT_FROM_HERE)
+    )
 
 
 def current() -> Principal:

@@ -25,6 +25,9 @@ _KEY = {
     "metadata": {
         "description": "A value of the caller's choice, at most 255 printable ASCII characters.",
         "example": "order-2026-0001",
+        "minLength": 1,
+        "maxLength": 255,
+        "pattern": "^[!-~]([ -~]*[!-~])?$",
     },
 }
 

@@ -50,7 +50,10 @@ def config(*, service: str, level: str, style: Literal["auto", "json", "text"]) 
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "filters": {"context": {"()": ContextFilter, "service": service}},
+        "filters": {
+            "context": {"()": ContextFilter, "service": service},
+            "unquoted": {"()": Unquoted},
+        },
         "formatters": {"json": {"()": JsonLine}, "text": {"()": TextLine}},
         "handlers": {
             "stdout": {
@@ -65,9 +68,12 @@ def config(*, service: str, level: str, style: Literal["auto", "json", "text"]) 
             **{name: {"level": "WARNING"} for name in QUIET},
             **{name: {"level": "ERROR"} for name in VERY_QUIET},
             # These come with handlers of their own; without them their lines reach the root.
-            **{
-                name: {"handlers": [], "propagate": True, "level": level}
-                for name in ("gunicorn.error", "celery")
+            "celery": {"handlers": [], "propagate": True, "level": level},
+            "gunicorn.error": {
+                "handlers": [],
+                "propagate": True,
+                "level": level,
+                "filters": ["unquoted"],
             },
             # billiard keeps its own from propagating: it would write to stderr past everything.
             "multiprocessing": {"handlers": ["stdout"], "propagate": False, "level": level},
@@ -88,6 +94,16 @@ class ContextFilter(logging.Filter):
         for name, value in {"service": self.service, "status": "-", **context.fields()}.items():
             if name not in record.__dict__:
                 setattr(record, name, value)
+        return True
+
+
+class Unquoted(logging.Filter):
+    """gunicorn quotes the header that it cannot read, and that may be a key."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        said = record.getMessage()
+        if said.startswith("Invalid request"):
+            record.msg, record.args = said.split(":", 1)[0], ()
         return True
 
 

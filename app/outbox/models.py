@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Identity, Index, Integer, String, func
+from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, Integer, String, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -26,4 +26,9 @@ class OutboxRow(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())
     available_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())
 
-    __table_args__ = (Index("ix_outbox_queue_id", "queue", "id"),)
+    __table_args__ = (
+        # One row that the relay cannot read would stop all that are behind it.
+        CheckConstraint("jsonb_typeof(kwargs) = 'object'", name="kwargs"),
+        CheckConstraint("jsonb_typeof(headers) = 'object'", name="headers"),
+        Index("ix_outbox_queue_id", "queue", "id"),
+    )

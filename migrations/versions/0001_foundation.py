@@ -32,8 +32,9 @@ DECLARE
     failed CONSTANT text := TG_ARGV[3];
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        IF NEW.status <> ready THEN
-            RAISE EXCEPTION '% cannot begin as %', TG_TABLE_NAME, NEW.status
+        IF NEW.status <> ready OR NEW.executions <> 0 THEN
+            RAISE EXCEPTION '% cannot begin as % with % executions',
+                TG_TABLE_NAME, NEW.status, NEW.executions
                 USING ERRCODE = 'check_violation';
         END IF;
         RETURN NEW;
@@ -58,6 +59,22 @@ $$
 GUARD_GIFTS = """
 CREATE TRIGGER guard_deliverable BEFORE INSERT OR UPDATE ON gifts
 FOR EACH ROW EXECUTE FUNCTION guard_deliverable('CREATED', 'QUEUED', 'SENT', 'FAILED')
+"""
+
+# What a recipient was promised does not change, and a key that has sent stays known for ever.
+GUARD_PROMISES = """
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% on % is refused: %', TG_OP, TG_TABLE_NAME, TG_ARGV[0]
+        USING ERRCODE = 'check_violation';
+END
+$$;
+CREATE TRIGGER keep_promise BEFORE UPDATE ON gifts FOR EACH ROW
+WHEN ((OLD.code, OLD.account_id, OLD.amount) IS DISTINCT FROM
+      (NEW.code, NEW.account_id, NEW.amount))
+EXECUTE FUNCTION refuse_change('code, account and amount of a gift are for ever');
+CREATE TRIGGER keep_key BEFORE UPDATE OF gift_id, request_id OR DELETE ON send_requests FOR EACH ROW
+EXECUTE FUNCTION refuse_change('send keys are kept for ever');
 """
 
 # Every row is deleted soon after it was inserted: without these, dead rows would slow each poll
@@ -166,6 +183,8 @@ def upgrade() -> None:
             server_default=sa.text("now()"),
             nullable=False,
         ),
+        sa.CheckConstraint("jsonb_typeof(kwargs) = 'object'", name=op.f("ck_outbox_kwargs")),
+        sa.CheckConstraint("jsonb_typeof(headers) = 'object'", name=op.f("ck_outbox_headers")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_outbox")),
     )
     op.create_index("ix_outbox_queue_id", "outbox", ["queue", "id"], unique=False)
@@ -314,6 +333,7 @@ def upgrade() -> None:
     )
     op.execute(GUARD)
     op.execute(GUARD_GIFTS)
+    op.execute(GUARD_PROMISES)
     op.execute(OUTBOX_STORAGE)
 
 
@@ -330,3 +350,4 @@ def downgrade() -> None:
     ):
         op.drop_table(table)
     op.execute("DROP FUNCTION guard_deliverable()")
+    op.execute("DROP FUNCTION refuse_change()")

@@ -44,7 +44,13 @@ class Home:
         Raises StackError if another process holds it. The kernel lets go of the lock when its
         holder dies, however it dies.
         """
-        self.run.mkdir(parents=True, exist_ok=True)
+        try:
+            self.run.mkdir(parents=True, exist_ok=True)
+            self._lock_file.touch()
+        except OSError as error:
+            raise StackError(
+                f"{self.path} cannot be used ({error.strerror}). Name another folder: OKURU_HOME=…"
+            ) from error
         with self._lock_file.open("a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -72,17 +78,27 @@ class Home:
     def recall(self, name: str) -> Any:
         """Return what was remembered under the name, or None."""
         try:
-            return json.loads(self._state_file.read_text()).get(name)
+            return self._state().get(name)
         except FileNotFoundError:
             return None
 
     def remember(self, name: str, value: object) -> None:
         """Keep a JSON value for the runs to come."""
         try:
-            state = json.loads(self._state_file.read_text())
+            state = self._state()
         except FileNotFoundError:
             state = {}
         write_private(self._state_file, json.dumps({**state, name: value}, indent=2))
+
+    def _state(self) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = json.loads(self._state_file.read_text())
+        except ValueError:
+            raise StackError(
+                f"{self._state_file} is damaged, and with it the database's password: "
+                f"delete {self.path} and start again"
+            ) from None
+        return state
 
     def port(self, name: str) -> int:
         """Return the port that the name had before, or a new one if that is not free now."""

@@ -33,8 +33,7 @@ class Terminal:
         if self._console is None:
             return
         prefix = Text(f"{name:<{self._width}} | ", style=colour)
-        # JSON may escape half a surrogate pair, which no terminal takes.
-        text.plain = text.plain.encode(errors="replace").decode()
+        text.plain = _printable(text.plain)
         try:
             for line in text.split("\n"):
                 self._console.print(prefix + line, soft_wrap=True)
@@ -42,6 +41,14 @@ class Terminal:
             # Whoever read our output has gone (rich wants to exit then), but the processes are
             # still to be looked after, and the files have every line.
             self._console = None
+
+
+def _printable(said: str) -> str:
+    """Without what steers a terminal, and without half surrogate pairs, which it cannot show."""
+    return "".join(
+        char if char in "\n\t" or (char >= " " and char != "\x7f") else "�"
+        for char in said.encode(errors="replace").decode()
+    )
 
 
 def _readable(line: str) -> Text:

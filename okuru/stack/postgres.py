@@ -21,6 +21,13 @@ _DATABASE = "okuru"
 _OWNER = "okuru"
 _SUPERUSER = "postgres"
 
+# For whoever comes without limits of its own (app/db.py has those of each process).
+_LIMITS = {
+    "statement_timeout": "60s",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "60s",
+}
+
 # For data that nobody misses after a crash of the machine.
 _FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 
@@ -137,6 +144,10 @@ class Postgres(Server):
                     create = sql.SQL("CREATE DATABASE {} OWNER {}")
                     names = sql.Identifier(_DATABASE), sql.Identifier(_OWNER)
                     cursor.execute(create.format(*names))
+                for name, value in _LIMITS.items():
+                    alter = sql.SQL("ALTER ROLE {} SET {} = {}")
+                    role, limit = sql.Identifier(_OWNER), sql.Identifier(name)
+                    cursor.execute(alter.format(role, limit, sql.Literal(value)))
         finally:
             connection.close()
 

@@ -1,12 +1,15 @@
 """What a stack needs on its servers before its processes can start."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from alembic.util import CommandError
 from sqlalchemy.orm import Session
 
 from app import db
 from app.accounts import service as accounts
+from app.config import ConfigurationError, Settings
 from app.errors import Unauthenticated
 from okuru.stack.errors import StackError
 from tasks.engine import queues, sqs
@@ -16,10 +19,30 @@ _USER_EMAIL = "user@localhost"
 _KEY_NAME = "local stack"
 
 
+def check_settings(environment: Mapping[str, str]) -> None:
+    """Refuse a bad environment once, and not once a process. Raises StackError."""
+    before = dict(os.environ)
+    try:
+        os.environ.clear()
+        os.environ.update(environment)
+        Settings.from_env()
+    except ConfigurationError as error:
+        raise StackError(str(error)) from None
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def migrate(database_url: str) -> None:
     """Bring the schema up to date. Raises StackError if the database does not answer."""
     with outages_explained():
-        db.upgrade(database_url)
+        try:
+            db.upgrade(database_url)
+        except CommandError as error:
+            raise StackError(
+                f"{error}: the database comes from another version of the code. "
+                "`make reset-db` makes an empty one"
+            ) from error
 
 
 @contextmanager
@@ -29,7 +52,9 @@ def outages_explained() -> Iterator[None]:
         yield
     except db.OUTAGE_ERRORS as error:
         reason = str(getattr(error, "orig", error)).strip().partition("\n")[0]
-        raise StackError(f"the database does not answer: {reason}") from error
+        raise StackError(
+            f"the database (DATABASE_URL, if it is set) does not answer: {reason}"
+        ) from error
 
 
 def create_queues(environment: Mapping[str, str]) -> None:

@@ -147,10 +147,14 @@ class Stack:
 
         self._api_port = self._port or int(chosen.get("PORT") or self.home.port("api"))
         self._require_free_port()
+        self._choose_servers(chosen)
+        provision.check_settings(
+            environment.for_processes({**chosen, "PORT": str(self._api_port)}, self._addresses())
+        )
 
         for server in (self.postgres, self.sqs, self.valkey):
             undo.callback(server.stop)
-        self._start_servers(chosen)
+        self._start_servers()
         addresses = self._addresses()
         self.home.remember("addresses", addresses)
 
@@ -178,7 +182,7 @@ class Stack:
         )
         undo.callback(self.processes.stop)
 
-    def _start_servers(self, chosen: Mapping[str, str]) -> None:
+    def _choose_servers(self, chosen: Mapping[str, str]) -> None:
         # The emulator takes longest; PostgreSQL may first have to make its data folder.
         self._servers: list[Server] = []
         if "AWS_ENDPOINT_URL" in chosen and "QUEUE_URL_PREFIX" not in chosen:
@@ -189,6 +193,8 @@ class Stack:
             self._servers.append(self.valkey)
         if "DATABASE_URL" not in chosen:
             self._servers.append(self.postgres)
+
+    def _start_servers(self) -> None:
         for server in self._servers:
             self.interruption.check()
             server.start()
@@ -211,7 +217,9 @@ class Stack:
     def _require_free_port(self) -> None:
         port = self._api_port
         if not is_free(port):
-            raise StackError(f"port {port} is in use. Choose another: make run PORT={port + 1}")
+            raise StackError(
+                f"port {port} is in use, or for root alone. Choose another: PORT={port + 1000}"
+            )
 
     def _api_is_ready(self) -> bool:
         host = self.environment["HOST"]

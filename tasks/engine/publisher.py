@@ -60,9 +60,16 @@ class Publisher:
 
     def publish(self, promises: Sequence[Promise]) -> list[Refused]:
         """Send every promise to its queue. Returns those that SQS did not take."""
-        bodies = [self._encoder.encode(promise) for promise in promises]
+        refused: list[Refused] = []
+        bodies: dict[int, str] = {}
+        for index, promise in enumerate(promises):
+            try:
+                bodies[index] = self._encoder.encode(promise)
+            except Exception as error:  # noqa: BLE001 - one bad row must not stop those behind it
+                refused.append(Refused(index, type(error).__name__, False))
         calls = list(_calls(promises, bodies))
-        return [refused for answer in self._pool.map(self._send, calls) for refused in answer]
+        refused += [each for answer in self._pool.map(self._send, calls) for each in answer]
+        return refused
 
     def close(self) -> None:
         self._pool.shutdown()
@@ -89,17 +96,18 @@ class _Call:
     size: int
 
 
-def _calls(promises: Sequence[Promise], bodies: Sequence[str]) -> Iterator[_Call]:
+def _calls(promises: Sequence[Promise], bodies: Mapping[int, str]) -> Iterator[_Call]:
     """As few calls as SQS's limits allow."""
     filling: dict[str, _Call] = {}
-    for index, (promise, body) in enumerate(zip(promises, bodies, strict=True)):
+    for index, body in bodies.items():
+        queue = promises[index].queue
         size = len(body.encode())
-        call = filling.get(promise.queue)
+        call = filling.get(queue)
         if call and (len(call.entries) == MAX_ENTRIES or call.size + size > MAX_BYTES):
-            yield filling.pop(promise.queue)
+            yield filling.pop(queue)
             call = None
         if call is None:
-            call = filling[promise.queue] = _Call(promise.queue, [], 0)
+            call = filling[queue] = _Call(queue, [], 0)
         call.entries.append((index, body))
         call.size += size
     yield from filling.values()

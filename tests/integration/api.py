@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,9 @@ from okuru.stack.child import Child
 from okuru.stack.home import Home
 
 DEADLINE = 30.0
+
+#: Reads the log lines since the last look.
+Events = Callable[[], list[dict[str, Any]]]
 
 
 def refused(response: TestResponse, status: int, code: str) -> dict[str, Any]:
@@ -54,6 +58,12 @@ def empty(engine: Engine) -> None:
     with engine.begin() as connection:
         tables = ", ".join(table.name for table in db.Base.metadata.sorted_tables)
         connection.execute(text(f"TRUNCATE {tables} CASCADE"))
+
+
+def samples(exposition: str, name: str) -> dict[str, float]:
+    """The samples of one metric, by their labels, in the text of `/metrics`."""
+    found = re.findall(rf"^{name}{{(.*)}} (\S+)$", exposition, flags=re.MULTILINE)
+    return {labels: float(value) for labels, value in found}
 
 
 def eventually(condition: Callable[[], bool], what: str) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
+import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -12,6 +16,9 @@ from sqlalchemy.orm import Session
 
 from app import create_app, db
 from app.config import Settings
+from app.observability import logs
+from tests.integration.api import Events
+from tests.integration.outage import Outage
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +57,27 @@ def app(settings: Settings, engine: Engine) -> Flask:
 def client(app: Flask) -> FlaskClient:
     """Without credentials: the local operator."""
     return app.test_client()
+
+
+@pytest.fixture
+def outage(database_url: str, engine: Engine) -> Iterator[Outage]:
+    outage = Outage(database_url)
+    yield outage
+    outage.end()
+
+
+@pytest.fixture
+def events() -> Events:
+    """The log of this process, as its lines are in production."""
+    logs.configure(service="api", level="DEBUG", style="json")
+    (stdout,) = [found for found in logging.getLogger().handlers if found.name == "stdout"]
+    written = io.StringIO()
+    stdout.setStream(written)  # type: ignore[attr-defined]
+
+    def read() -> list[dict[str, Any]]:
+        lines = written.getvalue().splitlines()
+        written.seek(0)
+        written.truncate()
+        return [json.loads(line) for line in lines]
+
+    return read

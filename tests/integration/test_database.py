@@ -124,8 +124,8 @@ def test_every_change_touches_the_row(session: Session) -> None:
 # --- constraints --------------------------------------------------------------------------------
 
 GIFT_CHECKS = [
-    ("CREATED", "amount = 0", "ck_gifts_amount"),
-    ("CREATED", "amount = -1", "ck_gifts_amount"),
+    ("CREATED", "amount = 2", "for ever"),
+    ("SENT", "code = gen_random_uuid()", "for ever"),
     ("CREATED", "executions = 6", "ck_gifts_executions"),
     ("CREATED", "executions = -1", "ck_gifts_executions"),
     ("CREATED", "receive = -1", "ck_gifts_counts"),
@@ -139,7 +139,7 @@ GIFT_CHECKS = [
     ("CREATED", "code = NULL", "code"),
     ("CREATED", "account_id = NULL", "account_id"),
     ("CREATED", "status = NULL", "status"),
-    ("CREATED", "account_id = gen_random_uuid()", "fk_gifts_account_id_users"),
+    ("CREATED", "account_id = gen_random_uuid()", "for ever"),
 ]
 
 
@@ -152,13 +152,45 @@ def test_the_database_refuses_impossible_gifts(
         session.execute(text(f"UPDATE gifts SET {change} WHERE id = :id"), {"id": gift_id})
 
 
-def test_a_code_is_unique(session: Session) -> None:
-    gift, other = gifts.created(session), gifts.created(session)
-    with pytest.raises(IntegrityError, match="uq_gifts_code"):
+@pytest.mark.parametrize(
+    ("column", "value", "refused_by"),
+    [
+        ("amount", "0", "ck_gifts_amount"),
+        ("amount", "-1", "ck_gifts_amount"),
+        ("account_id", "gen_random_uuid()", "fk_gifts_account_id_users"),
+        ("code", "code", "uq_gifts_code"),
+        ("executions", "1", "cannot begin as CREATED with 1 executions"),
+    ],
+)
+def test_the_database_refuses_impossible_new_gifts(
+    session: Session, column: str, value: str, refused_by: str
+) -> None:
+    known = gifts.created(session)
+    columns = {"account_id": "account_id", "amount": "amount", column: value}
+    with pytest.raises(IntegrityError, match=refused_by):
         session.execute(
-            text("UPDATE gifts SET code = :code WHERE id = :id"),
-            {"code": gift.code, "id": other.id},
+            text(
+                f"INSERT INTO gifts ({', '.join(columns)})"
+                f" SELECT {', '.join(columns.values())} FROM gifts WHERE id = :id"
+            ),
+            {"id": known.id},
         )
+
+
+@pytest.mark.parametrize(
+    "statement", ["DELETE FROM send_requests", "UPDATE send_requests SET request_id = 'other'"]
+)
+def test_a_send_key_is_kept_for_ever(session: Session, statement: str) -> None:
+    gifts.queued(session)
+    with pytest.raises(IntegrityError, match="kept for ever"):
+        session.execute(text(statement))
+
+
+@pytest.mark.parametrize("column", ["kwargs", "headers"])
+def test_an_outbox_row_that_no_relay_could_read_is_refused(session: Session, column: str) -> None:
+    gifts.queued(session)
+    with pytest.raises(IntegrityError, match=f"ck_outbox_{column}"):
+        session.execute(text(f"UPDATE outbox SET {column} = 'null'"))
 
 
 ATTEMPT = {
@@ -269,6 +301,22 @@ def test_a_downgrade_leaves_nothing_behind_and_the_way_up_is_the_same_again(
     assert things(empty_database) == set()
     db.upgrade(empty_database)
     assert things(empty_database) == once
+
+
+def test_migrators_take_turns(empty_database: str) -> None:
+    """Another one is at work: its session holds the lock of migrations/env.py."""
+    waiting = text(
+        "SELECT EXISTS (SELECT FROM pg_locks JOIN pg_database ON pg_database.oid = database"
+        " WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted)"
+    )
+    with db.engine_for(empty_database, db.OPERATOR).connect() as other:
+        other.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": 0x6F6B757275})
+        migrator = threading.Thread(target=db.upgrade, args=[empty_database])
+        migrator.start()
+        wait_until(lambda: other.execute(waiting).scalar_one() or not migrator.is_alive())
+        assert things(empty_database) == set()
+    migrator.join()
+    assert things(empty_database)
 
 
 def test_the_models_are_what_the_migrations_make(database_url: str) -> None:

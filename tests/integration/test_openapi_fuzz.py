@@ -29,7 +29,9 @@ def documented() -> Flask:
     """The API as it documents itself: everything needs a key."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ENVIRONMENT", "production")
-        patch.setenv("DATABASE_URL", "postgresql+psycopg2://nobody:at-all@127.0.0.1:1/nothing")
+        patch.setenv(
+            "DATABASE_URL", "postgresql+psycopg2://nobody:nowhere-at-all@127.0.0.1:1/nothing"
+        )
         patch.setenv("QUEUE_URL_PREFIX", "http://127.0.0.1:1/000000000000/none-")
         return create_app(Settings.from_env())
 

@@ -15,10 +15,19 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import PoolManager
 
-#: IPv6 addresses that stand for IPv4 ones: compatible, NAT64 (RFC 6052, 8215), Teredo, 6to4.
+#: IPv6 addresses that stand for IPv4 ones: compatible, translated (RFC 2765), NAT64 (RFC 6052,
+#: 8215), Teredo, 6to4; and the site-local ones of old.
 TUNNELS = [
     ipaddress.IPv6Network(prefix)
-    for prefix in ("::/96", "64:ff9b::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16")
+    for prefix in (
+        "::/96",
+        "::ffff:0:0:0/96",
+        "64:ff9b::/96",
+        "64:ff9b:1::/48",
+        "2001::/32",
+        "2002::/16",
+        "fec0::/10",
+    )
 ]
 
 
@@ -34,7 +43,8 @@ class _PublicOnly:
 
     def _new_conn(self) -> socket.socket:
         connection: socket.socket = super()._new_conn()  # type: ignore[misc]
-        if not _is_public(connection.getpeername()[0]) and self.host not in self.allowed_hosts:
+        is_allowed = self.host.lower() in self.allowed_hosts
+        if not is_allowed and not _is_public(connection.getpeername()[0]):
             connection.close()
             raise AddressRefusedError(f"{self.host} leads to an address that is not public")
         return connection

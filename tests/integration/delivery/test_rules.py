@@ -18,6 +18,7 @@ from app.delivery.models import DeadLetter
 from app.delivery.service import Claim, Failure, Settle, Verdict
 from app.gifts.models import Gift
 from app.outbox import service as outbox
+from tests.factories import gifts
 from tests.integration.delivery.steps import (
     PERMANENT,
     TRANSIENT,
@@ -431,6 +432,30 @@ def test_nothing_is_recovered_while_something_may_be_on_its_way(gift: Gift) -> N
     assert recover(depth=1) == []
     assert recover(untouched_for=150) == []
     assert recover() == [gift.id]
+
+
+def test_a_row_that_sqs_refuses_stops_no_recovery(gift: Gift) -> None:
+    publish_all()
+    with db.transaction() as session:
+        outbox.stage(session, Gift.lifecycle.message, {})
+        session.execute(text("UPDATE outbox SET refusals = :n"), {"n": outbox.MAX_REFUSALS - 1})
+    assert recover() == [], "it is tried again"
+    with db.transaction() as session:
+        session.execute(text("UPDATE outbox SET refusals = refusals + 1"))
+    assert recover() == [gift.id]
+
+
+def test_a_sweep_takes_a_portion_and_the_next_one_the_rest(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "SWEEP_LIMIT", 20)
+    with db.transaction() as session:
+        everyone = {gifts.queued(session).id for _ in range(30)}
+        session.execute(text("ANALYZE gifts"))
+    publish_all()
+    first = set(recover())
+    publish_all()
+    assert (len(first), first | set(recover())) == (20, everyone)
 
 
 @pytest.mark.parametrize(

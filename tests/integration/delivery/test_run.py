@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from sqlalchemy import Engine, text
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -15,7 +16,10 @@ from app.delivery import run
 from app.delivery.errors import PermanentError, TimedOut, TransientError
 from app.delivery.service import Settle, Verdict
 from app.gifts.models import Gift
+from app.observability import metrics
+from tests.integration.api import Events, samples
 from tests.integration.delivery.steps import Delivery, attempts, claim, look
+from tests.integration.outage import Outage
 
 
 class Interrupted(Exception):
@@ -113,6 +117,48 @@ def test_an_effect_that_cannot_be_loaded_is_no_execution(gift: Gift) -> None:
     assert (look(gift).executions, attempts(gift.id)) == (0, [])
 
 
+def test_every_line_of_a_delivery_carries_its_ids(gift: Gift, events: Events) -> None:
+    deliver(gift, raising(ZeroDivisionError()), Delivery("m1", 3))
+    deliver(gift, lambda *_: None, Delivery("m2", 1))
+    ids = [(event["message"], event["gift_id"], event["receive_count"]) for event in events()]
+    assert ids == [
+        ("unexpected error in an effect", str(gift.id), 3),
+        ("gift executed: transient", str(gift.id), 3),
+        ("not executed: another_carrier", str(gift.id), 1),
+    ]
+
+
+def counted() -> Counter[tuple[str, str]]:
+    """What the metrics of deliveries say, by name and labels."""
+    text = metrics.exposition().decode()
+    return Counter(
+        {
+            (name, labels): int(value)
+            for name in ("attempts", "deliveries", "duplicates", "settled")
+            for labels, value in samples(text, f"okuru_{name}_total").items()
+        }
+    )
+
+
+def test_executions_outcomes_duplicates_and_ends_are_counted_once(gift: Gift) -> None:
+    before = counted()
+    deliver(gift, raising(TransientError("BUSY", "later")))
+    # The third overtakes the second, and both succeed.
+    third = partial(deliver, gift, lambda *_: None, Delivery("m1", 3))
+    deliver(gift, lambda *_: third() and None, Delivery("m1", 2))
+    deliver(gift, raising(AssertionError("ran")), Delivery("m1", 4))
+    assert counted() - before == {
+        ("attempts", 'kind="gift",receive_count="1"'): 1,
+        ("attempts", 'kind="gift",receive_count="2"'): 1,
+        ("attempts", 'kind="gift",receive_count="3"'): 1,
+        ("deliveries", 'kind="gift",outcome="transient"'): 1,
+        ("deliveries", 'kind="gift",outcome="sent"'): 1,
+        ("deliveries", 'kind="gift",outcome="unknown"'): 1,
+        ("duplicates", 'kind="gift",reason="already_done"'): 1,
+        ("settled", 'kind="gift",status="SENT"'): 1,
+    }
+
+
 def test_no_transaction_is_open_while_the_effect_runs(gift: Gift, engine: Engine) -> None:
     """Another connection looks at those of this process, from inside the effect."""
     states: list[str] = []
@@ -129,41 +175,6 @@ def test_no_transaction_is_open_while_the_effect_runs(gift: Gift, engine: Engine
     deliver(gift, effect)
     assert states, "the connections of the pool are there to be seen"
     assert set(states) == {"idle"}
-
-
-class Outage:
-    """The database of the tests, out of reach and back again."""
-
-    def __init__(self, database_url: str) -> None:
-        url = make_url(database_url)
-        self._name = url.database
-        # Seen from the database beside it.
-        beside = url.set(database="postgres").render_as_string(hide_password=False)
-        self._beside = db.engine_for(beside, db.OPERATOR)
-
-    def end_sessions(self) -> None:
-        """What a failover does to a worker's connections."""
-        self._execute(
-            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{self._name}'"
-        )
-
-    def begin(self) -> None:
-        self._execute(f"ALTER DATABASE {self._name} ALLOW_CONNECTIONS false")
-        self.end_sessions()
-
-    def end(self) -> None:
-        self._execute(f"ALTER DATABASE {self._name} ALLOW_CONNECTIONS true")
-
-    def _execute(self, statement: str) -> None:
-        with self._beside.begin() as connection:
-            connection.execute(text(statement))
-
-
-@pytest.fixture
-def outage(database_url: str, engine: Engine) -> Iterator[Outage]:
-    outage = Outage(database_url)
-    yield outage
-    outage.end()
 
 
 def test_a_claim_without_database_raises_and_records_nothing(gift: Gift, outage: Outage) -> None:

@@ -15,10 +15,12 @@ from sqlalchemy import select, text
 from app import db
 from app.delivery.models import DeadLetter
 from app.gifts.models import Gift
+from app.observability import metrics
 from tasks.engine import dead_letters
 from tasks.engine.publisher import Publisher
 from tasks.relay import Relay
 from tests.factories import gifts
+from tests.integration.api import samples
 from tests.integration.celery_app import receive
 
 DLQ = "gifts-dlq"
@@ -187,6 +189,11 @@ def test_a_message_that_died_without_an_execution_is_staged_again(
     assert (letter.queue, letter.task) == ("gifts", "gifts.send")
 
 
+def failed_gifts() -> float:
+    exposition = metrics.exposition().decode()
+    return samples(exposition, "okuru_settled_total").get('kind="gift",status="FAILED"', 0)
+
+
 def test_a_message_that_died_after_five_executions_leaves_an_unknown_outcome(
     sweeps: Sweeps, workers: ModuleType, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -197,7 +204,10 @@ def test_a_message_that_died_after_five_executions_leaves_an_unknown_outcome(
         session.execute(
             text("UPDATE gifts SET executions = 5, receive = 5, carrier = :id"), {"id": message_id}
         )
-    sweeps.reconcile.run()
+    before = failed_gifts()
+    for _ in range(2):
+        sweeps.reconcile.run()
+    assert failed_gifts() == before + 1
     row = look(gift)
     assert (row.status, row.failure) == ("FAILED", "unknown")
     assert staged() == []

@@ -6,8 +6,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
+from app import db
 from app.gifts import messages
+from tests.factories import accounts
 
 #: Seconds of the longest call that the settings allow a sender: connect and read.
 LONGEST_CALL = 3 + 10
@@ -59,3 +62,21 @@ def test_the_schedule_is_in_memory_and_short(worker_app: ModuleType) -> None:
     assert worker_app.app.conf.beat_scheduler == "celery.beat:Scheduler"
     for entry in worker_app.app.conf.beat_schedule.values():
         assert entry["options"] == {"queue": "maintenance"}
+
+
+def test_expiring_deletes_every_key_that_is_past_its_lifetime(workers: ModuleType) -> None:
+    """More than one portion of them."""
+    with db.transaction() as session:
+        session.execute(
+            text(
+                "INSERT INTO idempotency_keys"
+                " (account_id, scope, key, fingerprint, answer, expires_at)"
+                " SELECT :account_id, 'POST /gifts', n::text, '', '{}',"
+                " now() + make_interval(hours => CASE n WHEN 0 THEN 1 ELSE -1 END)"
+                " FROM generate_series(0, 10001) AS n"
+            ),
+            {"account_id": accounts.principal(session).account_id},
+        )
+    workers.app.tasks["idempotency.expire"].run()
+    with db.transaction() as session:
+        assert session.scalars(text("SELECT key FROM idempotency_keys")).all() == ["0"]

@@ -302,6 +302,11 @@ def test_a_path_that_leads_nowhere(client: FlaskClient, path: str) -> None:
     refused(client.get(path), 404, "NOT_FOUND")
 
 
+def test_a_doubled_slash_is_no_redirect_to_the_callers_host(client: FlaskClient) -> None:
+    path = A_GIFT.replace("/gifts/", "/gifts//")
+    refused(client.get(path, headers={"Host": "evil.example"}), 404, "NOT_FOUND")
+
+
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", A_GIFT), ("GET", f"{A_GIFT}/attempts"), ("POST", f"{A_GIFT}/send")]
 )

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -14,7 +18,7 @@ import requests
 
 from app import db
 from app.http.context import MAX_BODY_BYTES
-from tests.integration.api import WebServer, empty, eventually, web_server
+from tests.integration.api import WebServer, empty, eventually, samples, web_server
 
 pytestmark = pytest.mark.xdist_group("web-server")
 
@@ -22,13 +26,22 @@ REQUESTS = 60
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, database_url: str) -> Iterator[WebServer]:
+def metrics(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the processes of the server share."""
+    return tmp_path_factory.mktemp("metrics")
+
+
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, database_url: str, metrics: Path
+) -> Iterator[WebServer]:
     with web_server(
         tmp_path_factory.mktemp("web") / "home",
         DATABASE_URL=database_url,
         QUEUE_URL_PREFIX="http://127.0.0.1:1/000000000000/none-",
         WEB_PROCESSES="2",
         WEB_THREADS="4",
+        PROMETHEUS_MULTIPROC_DIR=str(metrics),
     ) as server:
         yield server
     engine = db.engine_for(database_url, db.OPERATOR)
@@ -36,12 +49,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, database_url: str) -> Itera
     engine.dispose()
 
 
-def counted(server: WebServer, labels: str) -> int:
+def counted(server: WebServer, labels: str) -> float:
     metrics = requests.get(f"{server.url}/metrics", timeout=10).text
-    found = re.findall(
-        rf"^okuru_http_requests_total{{{re.escape(labels)}}} (\S+)$", metrics, re.MULTILINE
-    )
-    return sum(int(float(value)) for value in found)
+    return samples(metrics, "okuru_http_requests_total").get(labels, 0)
 
 
 def test_the_metrics_of_all_processes_are_added_up(server: WebServer) -> None:
@@ -57,6 +67,23 @@ def test_the_metrics_of_all_processes_are_added_up(server: WebServer) -> None:
 
     answers = {counted(server, labels) for _ in range(10)}
     assert answers == {before + REQUESTS}, "whichever process answers, the sum is the same"
+
+
+def test_what_a_killed_process_showed_of_itself_is_forgotten(
+    server: WebServer, metrics: Path
+) -> None:
+    """Its counts stay. Not so a gauge like "the breaker is open": that one would never close."""
+
+    def showing() -> set[str]:
+        requests.get(f"{server.url}/nowhere", timeout=10)
+        booted = re.findall(r"Booting worker with pid: (\d+)", server.log.read_text())
+        return {pid for pid in booted if list(metrics.glob(f"gauge_live*_{pid}.db"))}
+
+    eventually(lambda: bool(showing()), "a process shows something")
+    pid = showing().pop()
+    os.kill(int(pid), signal.SIGKILL)
+    eventually(lambda: pid not in showing(), "it is forgotten")
+    assert list(metrics.glob(f"counter_{pid}.db"))
 
 
 def test_every_line_of_the_server_is_json_with_the_same_fields(server: WebServer) -> None:
@@ -116,6 +143,24 @@ def test_what_gunicorn_refuses_is_the_envelope_too(
     document = json.loads(body)
     assert document["error"]["code"] == "VALIDATION_ERROR"
     assert document["request_id"].encode() in head
+
+
+def test_callers_who_never_finish_a_request_do_not_keep_the_others_out(server: WebServer) -> None:
+    address = urlsplit(server.url)
+    with ExitStack() as callers:
+        for _ in range(20):  # more than there are threads
+            caller = socket.create_connection((str(address.hostname), address.port or 0))
+            callers.enter_context(caller)
+            head = f"POST /gifts HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: 9\r\n"
+            caller.sendall(f"{head}Content-Type: application/json\r\n\r\n{{".encode())
+
+        def answers() -> bool:
+            try:
+                return requests.get(f"{server.url}/healthz", timeout=2).ok
+            except requests.RequestException:
+                return False
+
+        eventually(answers, "the server answers in spite of them")
 
 
 @pytest.mark.parametrize("name", ["Idempotency-Key", "X-API-Key"])

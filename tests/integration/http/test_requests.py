@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
-import logging
 import re
-from collections.abc import Callable
-from typing import Any
 from uuid import UUID
 
 import pytest
@@ -15,30 +11,11 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, text
 
-from app.observability import context, logs
-from tests.integration.api import contents, refused
+from app.observability import context
+from tests.integration.api import Events, contents, refused, samples
 
 UUID_TEXT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 UNKNOWN = "/gifts/3f0c8a52-5d0c-4f4e-9f0e-0d6f6f1f9a11"
-
-Events = Callable[[], list[dict[str, Any]]]
-
-
-@pytest.fixture
-def events(app: Flask) -> Events:
-    """Reads the log lines since the last look."""
-    logs.configure(service="api", level="DEBUG", style="json")
-    (stdout,) = [found for found in logging.getLogger().handlers if found.name == "stdout"]
-    written = io.StringIO()
-    stdout.setStream(written)  # type: ignore[attr-defined]
-
-    def read() -> list[dict[str, Any]]:
-        lines = written.getvalue().splitlines()
-        written.seek(0)
-        written.truncate()
-        return [json.loads(line) for line in lines]
-
-    return read
 
 
 # --- ids ----------------------------------------------------------------------------------------
@@ -142,20 +119,18 @@ def test_everything_a_send_logs_carries_its_ids(client: FlaskClient, events: Eve
 # --- metrics ------------------------------------------------------------------------------------
 
 
-def samples(client: FlaskClient, name: str) -> dict[str, float]:
-    """The samples of one metric by their labels."""
-    found = re.findall(rf"^{name}{{(.*)}} (\S+)$", client.get("/metrics").text, flags=re.MULTILINE)
-    return {labels: float(value) for labels, value in found}
+def shown(client: FlaskClient, metric: str) -> dict[str, float]:
+    return samples(client.get("/metrics").text, metric)
 
 
 def test_requests_are_counted_by_route_and_not_by_path(client: FlaskClient) -> None:
     labels = 'method="GET",route="/gifts/<uuid:gift_id>",status="404"'
-    before = samples(client, "okuru_http_requests_total").get(labels, 0)
+    before = shown(client, "okuru_http_requests_total").get(labels, 0)
 
     for last in "123":
         client.get(UNKNOWN[:-1] + last)
 
-    after = samples(client, "okuru_http_requests_total")
+    after = shown(client, "okuru_http_requests_total")
     assert after[labels] == before + 3
     assert not [labels for labels in after if UNKNOWN[:20] in labels]
 
@@ -163,21 +138,21 @@ def test_requests_are_counted_by_route_and_not_by_path(client: FlaskClient) -> N
 def test_odd_paths_and_methods_make_no_new_series(client: FlaskClient) -> None:
     client.open("/gifts", method="BREW")
     client.get("/brew")
-    before = samples(client, "okuru_http_requests_total").keys()
+    before = shown(client, "okuru_http_requests_total").keys()
 
     client.open("/gifts", method="STEEP")
     client.get("/steep")
 
-    assert samples(client, "okuru_http_requests_total").keys() == before
+    assert shown(client, "okuru_http_requests_total").keys() == before
 
 
 def test_durations_are_in_seconds(client: FlaskClient) -> None:
     labels = 'method="GET",route="/gifts"'
-    before = samples(client, "okuru_http_request_duration_seconds_sum").get(labels, 0)
+    before = shown(client, "okuru_http_request_duration_seconds_sum").get(labels, 0)
 
     client.get("/gifts")
 
-    spent = samples(client, "okuru_http_request_duration_seconds_sum")[labels] - before
+    spent = shown(client, "okuru_http_request_duration_seconds_sum")[labels] - before
     assert 0 < spent < 10
 
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, select, text, update
+from sqlalchemy import Engine, func, literal, select, text, update
 from sqlalchemy.orm import Session
 
 from app import db
@@ -65,8 +65,20 @@ def test_a_staged_task_carries_the_context_and_nothing_else_of_it(engine: Engine
     assert (row.queue, row.task, row.kwargs, row.refusals) == ("gifts", "gifts.send", {"n": 1}, 0)
 
 
+def test_headers_that_a_statement_gives_win_over_the_context(engine: Engine) -> None:
+    rows = select(literal("the row's").label("request_id")).cte()
+    headers = func.jsonb_build_object("request_id", rows.c.request_id)
+    kwargs = func.jsonb_build_object("n", 1)
+    with db.transaction() as session, context.bound(request_id="a sweep's", traceparent="00-1"):
+        session.execute(outbox.staging(SEND, kwargs, headers, select(rows)))
+        [row] = outbox.take(session, limit=1)
+    assert row.headers == {"request_id": "the row's", "traceparent": "00-1"}
+
+
 def test_rows_are_taken_oldest_first_up_to_the_limit(engine: Engine) -> None:
     stage(*range(5))
+    with db.transaction() as session:  # in the table the oldest now lie behind the others
+        outbox.put_back(session, outbox.take(session, limit=2))
     with db.transaction() as session:
         assert numbers(outbox.take(session, limit=3)) == [0, 1, 2]
     with db.transaction() as session:

@@ -8,7 +8,8 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,7 +32,9 @@ from tasks.engine.publisher import Publisher
 from tasks.engine.transport import Transport
 from tasks.relay import BATCH, Relay
 from tests.factories import gifts
+from tests.integration.api import Events, eventually
 from tests.integration.celery_app import receive, running_sqs
+from tests.integration.outage import Outage
 
 SEND = Message("gifts.send", "gifts")
 
@@ -59,11 +62,14 @@ def bodies(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_a_send_becomes_a_task_message_that_celery_understands(
-    relay: Relay, workers: ModuleType
+    relay: Relay, workers: ModuleType, events: Events
 ) -> None:
     with db.transaction() as session, context.bound(http_request_id="h-1", traceparent="00-2"):
         gift = gifts.queued(session, request_id="key-7", message="secret words")
     assert relay.run_once() == 1
+    [event] = [event for event in events() if event["message"] == "published gifts.send"]
+    assert (event["gift_id"], event["request_id"]) == (str(gift.id), "key-7")
+    assert "send_no" not in event
     [raw] = receive(workers.engine)
     assert str(gift.code) not in raw["Body"]
     assert "secret words" not in raw["Body"]
@@ -169,6 +175,49 @@ def test_an_entry_that_sqs_refuses_is_put_back_alone(
     assert [(record.message, record.error_code) for record in refusals] == [
         ("SQS refused gifts.send", "InternalError")
     ]
+
+
+# --- the process --------------------------------------------------------------------------------
+
+
+def run_beside(relay: Relay, story: Callable[[], None]) -> None:
+    """Run the relay, in the main thread as its process does, until the story has been told."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with ThreadPoolExecutor(1) as beside:
+            told = beside.submit(story)
+            told.add_done_callback(lambda _: relay._stop.set())
+            relay.run()
+        told.result()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def test_a_relay_whose_database_goes_away_lives_on_and_publishes_afterwards(
+    relay: Relay, workers: ModuleType, outage: Outage, caplog: pytest.LogCaptureFixture
+) -> None:
+    def said(what: str) -> bool:
+        return [record.message for record in caplog.records].count(what) == 1
+
+    def story() -> None:
+        outage.begin()
+        eventually(lambda: said("the database does not answer"), "the relay sees the outage")
+        outage.end()
+        stage(1)
+        eventually(lambda: said("the database answers again"), "the relay sees its end")
+        eventually(lambda: len(receive(workers.engine)) == 1, "the row is published")
+
+    with caplog.at_level(logging.INFO):
+        run_beside(relay, story)
+
+
+def test_a_relay_rests_only_when_there_is_no_full_batch(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "IDLE", 3600)
+    stage(BATCH * 2 + 1)
+    run_beside(relay, lambda: eventually(lambda: waiting() == 0, "everything is published"))
 
 
 # --- SQS gone -----------------------------------------------------------------------------------
