@@ -7,6 +7,9 @@ FAILURE_RATE ?= 0.2
 VENV := .venv
 BIN := $(VENV)/bin
 SQS_VENV := $(VENV)/emulators/sqs
+BENCH_VENV := $(VENV)/emulators/bench
+BENCH_NODE := $(BENCH_VENV)/installed
+BENCH_READY := $(BENCH_VENV)/ready
 # In parallel; PYTEST_ARGS takes more, such as -k name.
 PYTEST := $(BIN)/pytest -n auto $(PYTEST_ARGS)
 READY := $(VENV)/ready
@@ -16,7 +19,7 @@ UNFINISHED := $(VENV)/unfinished
 # themselves: make passes on what stands in its command line or its environment.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-unit test-integration test-coverage lint format \
+.PHONY: help setup demo run test test-unit test-integration test-coverage chaos bench lint format \
 	migrate-up migrate-down migrate-create migrate-check reset-db requirements clean
 
 help: ## Show this list
@@ -44,6 +47,12 @@ test-integration: $(READY) ## Run the tests on PostgreSQL and SQS
 test-coverage: $(READY) ## Run all tests and require the coverage of pyproject.toml
 	@$(PYTEST) --cov --cov-report=term tests
 
+chaos: $(READY) ## Break everything for ten minutes, and see what is sent once (CHAOS_ARGS=--help)
+	@$(BIN)/python -m tests.acceptance.chaos $(CHAOS_ARGS)
+
+bench: $(BENCH_READY) ## Measure the engine and the API beside others (BENCH_ARGS=--help)
+	@$(BIN)/python -m tests.load $(BENCH_ARGS)
+
 lint: $(READY) ## Check style, types and the direction of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -69,11 +78,12 @@ migrate-check: $(READY) ## Fail if the models and the migrations differ
 reset-db: $(READY) ## Delete the local database and queues
 	@$(BIN)/okuru reset-db
 
-requirements: $(READY) ## Compile requirements/*.in to *.txt again
-	@for name in app dev sqs-emulator; do (cd requirements && \
+requirements: $(READY) $(BENCH_NODE) ## Compile requirements/*.in to *.txt again
+	@for name in app dev sqs-emulator bench; do (cd requirements && \
 		UV_CUSTOM_COMPILE_COMMAND="make requirements" ../$(BIN)/uv pip compile --quiet --universal \
 		--python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url $$name.in -o $$name.txt) || exit; done
 	@awk '/^[a-z]/ { wanted = /^uv==/ } wanted && !/# via/' requirements/dev.txt > requirements/uv.txt
+	@cd requirements/bench && $(BENCH_NPM) install --package-lock-only --omit-lockfile-registry-resolved
 
 clean: ## Delete the virtual environments, all local data and all caches
 	@if [ -x $(BIN)/okuru ]; then $(BIN)/okuru reset-db --yes; fi
@@ -89,7 +99,7 @@ SQS := -r requirements/sqs-emulator.txt
 
 # uv takes seconds where pip takes a minute; where uv cannot work, pip does the same.
 # What an interruption leaves is not repaired but made anew.
-$(READY): $(wildcard requirements/*.txt) pyproject.toml
+$(READY): $(filter-out requirements/bench.txt,$(wildcard requirements/*.txt)) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Okuru needs Python 3.11 or later, and $(PYTHON) is %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2])'
 	@echo "Setting up $(VENV)..."
 	@if [ -e $(UNFINISHED) ] || ! $(PIP) --version > /dev/null 2>&1; then \
@@ -103,4 +113,20 @@ $(READY): $(wildcard requirements/*.txt) pyproject.toml
 	@$(UV_INSTALL) $(SQS_VENV)/bin/python $(SQS) 2> $(VENV)/uv.log || \
 		$(PIP) --python $(SQS_VENV)/bin/python $(PIP_INSTALL) $(SQS)
 	@rm $(UNFINISHED)
+	@touch $@
+
+# Not part of `make setup`: only `make bench` needs it.
+BENCH := -r requirements/bench.txt
+BENCH_NPM := PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" npm --ignore-scripts --no-audit --no-fund --loglevel=error
+
+$(BENCH_NODE): requirements/bench.txt | $(READY)
+	@echo "Setting up $(BENCH_VENV)..."
+	@$(BIN)/python -m venv --clear --without-pip $(BENCH_VENV)
+	@$(UV_INSTALL) $(BENCH_VENV)/bin/python $(BENCH) 2> $(VENV)/uv.log || \
+		$(PIP) --python $(BENCH_VENV)/bin/python $(PIP_INSTALL) $(BENCH)
+	@touch $@
+
+$(BENCH_READY): $(BENCH_NODE) $(wildcard requirements/bench/*.json)
+	@cp requirements/bench/*.json $(BENCH_VENV)
+	@cd $(BENCH_VENV) && $(BENCH_NPM) ci
 	@touch $@

@@ -49,6 +49,8 @@ class Settings:
     aws_endpoint_url: str | None
     queue_url_prefix: str
     worker_count: int
+    worker_grace: float
+    poll_wait: int
     retry_scale: float
     sweep_interval: float
     sender: Literal["simulated", "webhook"]
@@ -122,6 +124,8 @@ def _parse(env: Env) -> tuple[Settings | None, dict[str, str]]:
         aws_endpoint_url=env.str("AWS_ENDPOINT_URL", "") or None,
         queue_url_prefix=env.str("QUEUE_URL_PREFIX"),
         worker_count=env.int("WORKER_COUNT", 4, validate=Range(1, 256)),
+        worker_grace=env.float("WORKER_GRACE", 100.0, validate=Range(0, 3600)),
+        poll_wait=env.int("POLL_WAIT", 20, validate=Range(1, 20)),
         retry_scale=env.float("RETRY_SCALE", 1.0, validate=Range(0.001, 1)),
         sweep_interval=env.float("SWEEP_INTERVAL", 60.0, validate=Range(0.1, 3600)),
         sender=cast(

@@ -11,6 +11,8 @@ COMMANDS = {
     "demo": "okuru.demo:demo",
     "keys": "okuru.keys:keys",
     "relay": "okuru.relay:relay",
+    "queues": "okuru.queues:queues",
+    "dlq": "okuru.dlq:dlq",
     "reset-db": "okuru.reset_db:reset_db",
 }
 

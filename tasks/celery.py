@@ -11,7 +11,9 @@ from celery import Celery, signals
 
 from app import db
 from app.config import settings_or_exit
-from app.observability import context, logs, metrics
+from app.observability import logs, metrics
+from tasks.application import Okuru
+from tasks.engine import control
 from tasks.engine.catalogue import Catalogue
 from tasks.engine.engine import Engine
 from tasks.schedule import schedule
@@ -21,12 +23,10 @@ catalogue = Catalogue.load(settings.queue_url_prefix)
 engine = Engine(
     catalogue=catalogue,
     region=settings.aws_region,
+    application=Okuru(),
     retry_scale=settings.retry_scale,
-    probe=db.require_ready,
-    outage_errors=db.OUTAGE_ERRORS,
-    on_breaker=metrics.BREAKER_OPEN.set,
-    bind=context.bound,
-    context_headers=context.CARRIED,
+    poll_wait=settings.poll_wait,
+    grace=settings.worker_grace,
 )
 
 app = Celery(
@@ -35,6 +35,7 @@ app = Celery(
     include=["tasks.gifts", "tasks.delivery", "tasks.idempotency"],
 )
 engine.install(app)
+control.install(app, settings.redis_url, pool_size=settings.redis_pool_size)
 app.conf.worker_concurrency = settings.worker_count
 app.conf.beat_schedule = schedule(settings.sweep_interval)
 # In memory: the schedule is in the code, and a read-only file system will do.
@@ -63,12 +64,6 @@ def _connect(**_: Any) -> None:
     metrics.BREAKER_OPEN.set(0)
     metrics.serve(settings.metrics_port, settings.host)
     db.configure(settings, db.WORKER)
-
-
-@signals.worker_ready.connect
-def _hold_until_the_database_is_ready(**_: Any) -> None:
-    """Its schema may be older than this code. Not before the pool has forked: this has a thread."""
-    engine.breaker.begin()
 
 
 @signals.worker_process_init.connect

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
-from typing import TypeGuard
-from uuid import UUID
 
 from app import db
 from app.delivery import recovery
 from app.delivery.models import deliverables
-from app.delivery.recovery import Letter
 from app.delivery.service import Model
 from app.observability import metrics
 from tasks.celery import app, engine
 from tasks.engine import dead_letters
 from tasks.engine.dead_letters import DeadMessage
 from tasks.engine.queues import visible_depth
+from tasks.letters import letter_of
 
 log = logging.getLogger(__name__)
-
-#: The largest integer that its column holds.
-MAX_SEND_NO = 2**31 - 1
 
 
 @app.task(name="delivery.reconcile", soft_time_limit=45, time_limit=55)
@@ -54,7 +49,7 @@ def recover_stalled(model: Model) -> None:
 
 def _reconcile(message: DeadMessage) -> None:
     model = deliverables().get(message.task or "")
-    letter = _letter(message, model)
+    letter = letter_of(message, model)
     with db.transaction() as session:
         decision = recovery.reconcile(session, letter, model)
     if decision and model:
@@ -69,30 +64,3 @@ def _reconcile(message: DeadMessage) -> None:
                 model.lifecycle.subject: str(letter.subject_id),
             },
         )
-
-
-def _letter(message: DeadMessage, model: Model | None) -> Letter:
-    """What can be read of a message that may be anything."""
-    kwargs = message.kwargs
-    subject = kwargs.get(model.lifecycle.subject) if model else None
-    send_no = kwargs.get("send_no")
-    request_id = kwargs.get("request_id")
-    try:
-        subject_id = UUID(str(subject)) if subject else None
-    except ValueError:
-        subject_id = None
-    return Letter(
-        message_id=message.message_id,
-        queue=message.queue,
-        receive_count=message.receive_count,
-        body=message.body,
-        task=message.task,
-        subject_id=subject_id,
-        send_no=send_no if type(send_no) is int and 0 <= send_no <= MAX_SEND_NO else None,
-        request_id=request_id[:255] if _is_text(request_id) else None,
-    )
-
-
-def _is_text(value: object) -> TypeGuard[str]:
-    """Whether it is text that the database can keep: no NUL, no half of a surrogate pair."""
-    return isinstance(value, str) and value.isprintable()

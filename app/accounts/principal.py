@@ -23,8 +23,8 @@ PUBLIC = frozenset(
         "docs.swagger",
     }
 )
-#: A load balancer does not route these, and still they are not for everyone.
-OPERATORS = frozenset({"health.exposition"})
+#: Endpoints for operators only. They show ids, states and errors, and no row's contents.
+OPERATORS = frozenset({"health.exposition", "gifts.retry"})
 
 
 NOT_FROM_HERE = ("Authorization", "Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host")

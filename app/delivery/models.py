@@ -110,15 +110,23 @@ def deliverables() -> dict[str, type[Deliverable]]:
     return {model.lifecycle.message.task: model for model in Deliverable.__subclasses__()}
 
 
+#: The kind of an attempt whose message belongs to no deliverable, or to none that can be read.
+MESSAGE_KIND = "message"
+
+
 class Attempt(Base):
-    """The record of one execution: begun by a claim, ended by its outcome."""
+    """The record of one execution: begun by a claim, ended by its outcome.
+
+    Also of a message that failed and belongs to no deliverable: then it has neither subject nor
+    send number, and is written when it has ended.
+    """
 
     __tablename__ = "attempts"
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     kind: Mapped[str] = mapped_column(String(20))
-    subject_id: Mapped[UUID]
-    send_no: Mapped[int]
+    subject_id: Mapped[UUID | None]
+    send_no: Mapped[int | None]
     receive_count: Mapped[int]
     message_id: Mapped[str] = mapped_column(String(100))
     worker: Mapped[str] = mapped_column(String(200))
@@ -131,7 +139,14 @@ class Attempt(Base):
     __table_args__ = (
         CheckConstraint(f"outcome IN {OUTCOMES}", name="outcome"),
         CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="ended"),
+        CheckConstraint(
+            f"(subject_id IS NULL) = (kind = '{MESSAGE_KIND}')"
+            f" AND (send_no IS NULL) = (kind = '{MESSAGE_KIND}')",
+            name="subject",
+        ),
         Index("ix_attempts_subject", "kind", "subject_id", "id"),
+        # What a dead letter died of.
+        Index("ix_attempts_message", "message_id", "id"),
         Index(
             "uq_attempts_open",
             "kind",
@@ -162,8 +177,45 @@ class DeadLetter(Base):
     request_id: Mapped[str | None] = mapped_column(String(255))
     send_no: Mapped[int | None]
     receive_count: Mapped[int]
+    trace: Mapped[str | None] = mapped_column(
+        String(255), doc="The message's traceparent (W3C Trace Context)."
+    )
     body: Mapped[str] = mapped_column(Text)
     first_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())
     last_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())
+    settled_at: Mapped[datetime | None] = mapped_column(
+        UtcDateTime, doc="When an operator decided: from then on it may only be deleted."
+    )
 
     __table_args__ = (Index("ix_dead_letters_queue", "queue", "first_seen_at"),)
+
+
+#: What an operator may ask for.
+ACTIONS = ("redrive", "discard", "retry")
+
+
+class Redrive(Base):
+    """What an operator did to one dead letter or one failed row: who, when, and why."""
+
+    __tablename__ = "redrives"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    batch: Mapped[UUID] = mapped_column(
+        index=True, doc="One command or request; how many it touched is how many rows have it."
+    )
+    action: Mapped[str] = mapped_column(String(20))
+    outcome: Mapped[str] = mapped_column(String(20))
+    actor: Mapped[str] = mapped_column(String(320))
+    reason: Mapped[str] = mapped_column(Text)
+    queue: Mapped[str] = mapped_column(String(80))
+    task: Mapped[str | None] = mapped_column(String(200))
+    message_id: Mapped[str | None] = mapped_column(String(100), index=True)
+    subject_id: Mapped[UUID | None] = mapped_column(index=True)
+    send_no: Mapped[int | None] = mapped_column(doc="The new one, where there is a new send.")
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())
+
+    __table_args__ = (
+        CheckConstraint(f"action IN {ACTIONS}", name="action"),
+        # A retry asks for a row; the others for a letter.
+        CheckConstraint("(message_id IS NULL) = (action = 'retry')", name="message"),
+    )

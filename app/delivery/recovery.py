@@ -38,6 +38,7 @@ class Letter:
     subject_id: UUID | None
     send_no: int | None
     request_id: str | None
+    trace: str | None = None
 
 
 def reconcile(session: Session, letter: Letter, model: Model | None) -> str | None:
@@ -113,16 +114,28 @@ def recover_stalled(
     Returns:
         The ids of the rows that were staged again.
     """
-    if visible_depth > 0 or outbox.waits_for(session, model.lifecycle.message.queue):
+    states = model.lifecycle
+    if visible_depth > 0 or outbox.waits_for(session, states.message.queue):
         return []
     stalled = (
         select(model.id)
         .where(
             model.status == model.lifecycle.queued,
             model.updated_at < func.now() - untouched_for,
+            # Its task may be parked there until an operator has looked at it.
+            ~outbox.is_staged(states.message, states.subject, model.id),
         )
         .order_by(model.updated_at)
         .limit(SWEEP_LIMIT)
         .with_for_update(skip_locked=True)
+        # Not a subquery: that could be run again for each row, and lock others each time.
+        .cte("stalled")
     )
-    return restage(session, model, model.id.in_(stalled))
+    return restage(session, model, model.id.in_(select(stalled.c.id)))
+
+
+def longest_untouched(session: Session, model: Model) -> float | None:
+    """Seconds since the queued row that waits longest was touched; None if none is queued."""
+    age = func.extract("epoch", func.now() - func.min(model.updated_at))
+    found = session.scalar(select(age).where(model.status == model.lifecycle.queued))
+    return None if found is None else float(found)

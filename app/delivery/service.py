@@ -120,7 +120,7 @@ def queue(
     )
     return session.execute(
         select(queued.c.send_no).add_cte(
-            record(queued).cte("recorded"), _staging(model, queued).cte("staged")
+            record(queued).cte("recorded"), staging(model, queued).cte("staged")
         )
     ).scalar_one_or_none()
 
@@ -141,13 +141,14 @@ def restage(
         .cte("restaged")
     )
     return (
-        session.execute(select(restaged.c.id).add_cte(_staging(model, restaged).cte("staged")))
+        session.execute(select(restaged.c.id).add_cte(staging(model, restaged).cte("staged")))
         .scalars()
         .all()
     )
 
 
-def _staging(model: Model, rows: CTE) -> Insert:
+def staging(model: Model, rows: CTE) -> Insert:
+    """The insert that stages the task of each row: of the columns id, send_no, request_id."""
     states = model.lifecycle
     kwargs = func.jsonb_build_object(
         literal(states.subject), rows.c.id,
@@ -343,6 +344,37 @@ def fail(session: Session, model: Model, claim: Claim, failure: Failure) -> Verd
     # After the row, as a claim does it: two that lock in different orders would deadlock.
     _end_attempt(session, claim, failure)
     return verdict if found else Verdict(Settle.LEAVE, "fenced", "-")
+
+
+def lose(
+    session: Session,
+    model: Model,
+    subject_id: UUID,
+    send_no: int,
+    delivery: Delivery,
+    failure: Failure,
+) -> Verdict | None:
+    """Record an execution that ended without a word of its own: killed, or a bug of ours.
+
+    Returns:
+        As `fail()` does, or None if this delivery had begun no execution.
+    """
+    begun = session.execute(
+        select(Attempt.id, model.executions)
+        .join(model, model.id == Attempt.subject_id)
+        .where(
+            Attempt.kind == model.lifecycle.kind,
+            Attempt.subject_id == subject_id,
+            Attempt.send_no == send_no,
+            Attempt.message_id == delivery.message_id,
+            Attempt.receive_count == delivery.receive_count,
+            Attempt.ended_at.is_(None),
+        )
+    ).one_or_none()
+    if begun is None:
+        return None
+    claim = Claim(subject_id, send_no, delivery, begun.executions, begun.id)
+    return fail(session, model, claim, failure)
 
 
 def _change(

@@ -58,10 +58,13 @@ class Gift(Deliverable, Base):
 
 
 class SendRequest(Base):
-    """A send that was accepted: kept for ever, so that its key never sends again."""
+    """A send or a retry that was accepted: kept for ever, so that its key never sends again."""
 
     __tablename__ = "send_requests"
 
     gift_id: Mapped[UUID] = mapped_column(ForeignKey("gifts.id"), primary_key=True)
     request_id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    send_no: Mapped[int] = mapped_column(
+        Integer, server_default="1", doc="1 is the owner's send; higher ones are retries."
+    )
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from flask import current_app, jsonify, url_for
+from flask import Response, current_app, jsonify, url_for
 from flask.typing import ResponseReturnValue
 
 from app import db
@@ -102,9 +102,26 @@ def send(headers: dict[str, Any], gift_id: UUID) -> ResponseReturnValue:
     """
     with db.transaction() as session:
         answer = service.request_send(session, current(), gift_id, headers["idempotency_key"])
-    response = jsonify(SendOut().dump(answer))
-    response.status_code = 200 if answer.replayed else 202
-    return mark(response, replayed=answer.replayed)
+    return _accepted(answer)
+
+
+@blueprint.post("/<uuid:gift_id>/retry")
+@blueprint.arguments(RequiredKey, location="headers")
+@blueprint.response(202, SendOut, description="Queued again.")
+@blueprint.alt_response(
+    200, schema=SendOut, headers=REPLAYED, success=True, description="Queued before, by this key."
+)
+@blueprint.refuses(400, 403, 404, 409, 422)
+def retry(headers: dict[str, Any], gift_id: UUID) -> ResponseReturnValue:
+    """Send a failed gift again (operators)
+
+    A new send of any account's gift, with five new executions. Needs an operator's key, and an
+    `Idempotency-Key` of its own: the same key may ask again at any time and gets the same body.
+    409 unless the gift is `FAILED`; 422 for the key under which its owner sent it.
+    """
+    with db.transaction() as session:
+        answer = service.request_retry(session, current(), gift_id, headers["idempotency_key"])
+    return _accepted(answer)
 
 
 @blueprint.get("/<uuid:gift_id>/attempts")
@@ -114,6 +131,12 @@ def attempts(gift_id: UUID) -> dict[str, Any]:
     """See every execution of a gift's sends, oldest first"""
     with db.transaction() as session:
         return {"items": service.attempts(session, current(), gift_id)}
+
+
+def _accepted(answer: service.SendAnswer) -> Response:
+    response = jsonify(SendOut().dump(answer))
+    response.status_code = 200 if answer.replayed else 202
+    return mark(response, replayed=answer.replayed)
 
 
 def _simulates() -> bool:

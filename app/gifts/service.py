@@ -9,20 +9,24 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, insert, select, tuple_
+from sqlalchemy import CTE, Insert, and_, exists, insert, select, tuple_
 from sqlalchemy.orm import Session
 
 from app.accounts.ownership import require_owner
 from app.accounts.service import Principal
-from app.delivery import run
+from app.delivery import redrive, run
 from app.delivery import service as delivery
 from app.delivery.models import Attempt
+from app.delivery.redrive import Command
 from app.delivery.service import Delivery, Verdict
-from app.errors import Conflict, Invalid
+from app.errors import Conflict, IdempotencyKeyReused, Invalid, NotFound
 from app.gifts.models import QUEUED, Gift, SendRequest
 from app.gifts.senders import Parcel, Sender
 
 log = logging.getLogger(__name__)
+
+#: The send number of the owner's own send. Those of retries are higher.
+FIRST_SEND = 1
 
 
 def create(
@@ -110,9 +114,7 @@ def request_send(
         Gift.id == gift_id,
         Gift.account_id == principal.account_id,
         request_id=request_id,
-        record=lambda queued: insert(SendRequest).from_select(
-            ["gift_id", "request_id"], select(queued.c.id, queued.c.request_id)
-        ),
+        record=_remember,
     )
     if queued is not None:
         log.info("gift queued", extra={"gift_id": str(gift_id), "status": QUEUED})
@@ -121,7 +123,12 @@ def request_send(
     row = session.execute(
         select(Gift.account_id, Gift.status, SendRequest.request_id)
         .outerjoin(
-            SendRequest, and_(SendRequest.gift_id == Gift.id, SendRequest.request_id == request_id)
+            SendRequest,
+            and_(
+                SendRequest.gift_id == Gift.id,
+                SendRequest.request_id == request_id,
+                SendRequest.send_no == FIRST_SEND,
+            ),
         )
         .where(Gift.id == gift_id)
     ).one_or_none()
@@ -133,6 +140,59 @@ def request_send(
             details={"status": row.status},
         )
     return SendAnswer(gift_id, request_id, replayed=True)
+
+
+def request_retry(
+    session: Session, principal: Principal, gift_id: UUID, request_id: str
+) -> SendAnswer:
+    """Queue a failed gift of any account again, once a key: for operators.
+
+    Its owner is not asked and nothing of its contents is answered (docs/adr/0007): the caller has
+    made sure that the principal is an operator.
+
+    Raises:
+        NotFound: there is no such gift.
+        Conflict: it has not failed, or another key was first.
+        IdempotencyKeyReused: the key is the one under which the owner sent it.
+    """
+    asked_before = exists().where(
+        SendRequest.gift_id == gift_id, SendRequest.request_id == request_id
+    )
+    send_no = redrive.retry(
+        session,
+        Gift,
+        gift_id,
+        ~asked_before,
+        command=Command(actor=f"account {principal.account_id}", reason=f"key {request_id}"),
+        request_id=request_id,
+        record=_remember,
+    )
+    if send_no is not None:
+        log.info("gift queued again", extra={"gift_id": str(gift_id), "status": QUEUED})
+        return SendAnswer(gift_id, request_id, replayed=False)
+    # A statement of its own, as above.
+    row = session.execute(
+        select(Gift.status, SendRequest.send_no)
+        .outerjoin(
+            SendRequest, and_(SendRequest.gift_id == Gift.id, SendRequest.request_id == request_id)
+        )
+        .where(Gift.id == gift_id)
+    ).one_or_none()
+    if row is None:
+        raise NotFound("gift not found")
+    if row.send_no is None:
+        raise Conflict("only a failed gift can be sent again", details={"status": row.status})
+    if row.send_no == FIRST_SEND:
+        raise IdempotencyKeyReused("this Idempotency-Key is the one of the first send")
+    return SendAnswer(gift_id, request_id, replayed=True)
+
+
+def _remember(queued: CTE) -> Insert:
+    """Keep the key of what was queued, for ever."""
+    return insert(SendRequest).from_select(
+        ["gift_id", "request_id", "send_no"],
+        select(queued.c.id, queued.c.request_id, queued.c.send_no),
+    )
 
 
 def send(

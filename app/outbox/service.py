@@ -12,6 +12,8 @@ from sqlalchemy import (
     ColumnElement,
     Insert,
     Select,
+    String,
+    cast,
     func,
     insert,
     literal,
@@ -158,6 +160,18 @@ def backlog(session: Session) -> Backlog:
         )
     ).one()
     return Backlog(depth=row[0], oldest_age=float(row[1]))
+
+
+def is_staged(
+    message: Message, subject: str, subject_id: ColumnElement[Any]
+) -> ColumnElement[bool]:
+    """Whether a task for this row lies in the outbox, even a parked one. For a WHERE clause."""
+    staged = select(OutboxRow.id).where(
+        OutboxRow.queue == message.queue,
+        OutboxRow.task == message.task,
+        OutboxRow.kwargs[subject].astext == cast(subject_id, String),
+    )
+    return staged.exists()
 
 
 def waits_for(session: Session, queue: str) -> bool:

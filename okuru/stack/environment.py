@@ -18,6 +18,7 @@ DEFAULTS = {
     # For the files; the terminal shows the lines in a readable form.
     "LOG_FORMAT": "json",
     "RETRY_SCALE": "0.02",
+    "POLL_WAIT": "3",
     "SWEEP_INTERVAL": "2",
     "WORKER_COUNT": "4",
     "SENDER": "simulated",

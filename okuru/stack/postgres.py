@@ -65,6 +65,7 @@ class Postgres(Server):
             "max_connections=200",
             # A failed statement would stand in the log with its values: messages, a gift's code.
             "log_min_error_statement=panic",
+            "log_error_verbosity=terse",
             *self._settings,
         )
         options = [word for setting in settings for word in ("-c", setting)]

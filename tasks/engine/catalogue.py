@@ -20,6 +20,11 @@ class Queue:
         visibility_timeout: how long a received message is hidden; above every time limit.
         max_receive_count: receives after which SQS moves the message to the dead-letter queue.
         backoff: how long a failed message is hidden after its first, second, … receive.
+        prefetch: messages that a worker holds for each of its processes. Short tasks want ten, so
+            that one call brings many; long ones want one, so that none waits behind another.
+        max_hold: how long a held message is kept invisible, waiting and running together.
+        foreign_task: the task that each message of the queue is, for queues on which others put
+            plain JSON; None for queues of Celery's messages.
     """
 
     name: str
@@ -28,6 +33,9 @@ class Queue:
     max_receive_count: int
     backoff: tuple[int, ...]
     retention_days: int
+    prefetch: int
+    max_hold: int
+    foreign_task: str | None = None
 
     @property
     def dead_letter_queue(self) -> str:
@@ -46,7 +54,8 @@ class Queue:
 
     def untouched_limit(self, *, scale: float) -> int:
         """Seconds after which a message that is on its way must have been seen again."""
-        return math.ceil(max(self.backoff) * scale) + self.visibility_timeout
+        held = max(self.max_hold, self.visibility_timeout)
+        return math.ceil(max(self.backoff) * scale) + held
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""Reads a dead-letter queue without taking anything out of it."""
+"""Reads a dead-letter queue, and takes out of it only what it is told to."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from tasks.engine.catalogue import Catalogue, Queue
 from tasks.engine.queues import visible_depth
@@ -15,20 +15,80 @@ if TYPE_CHECKING:
 
 #: Seconds that read letters are hidden, so that one reading sees each of them once.
 READING = 60
-#: Letters of one reading; the next one sees the others too.
+#: Letters of one look at a queue; the next look sees the others too.
 MAX_LETTERS = 1_000
+#: The most that SQS takes or gives in one call.
+BATCH = 10
 
 
 @dataclass(frozen=True)
 class DeadMessage:
-    """A message of a dead-letter queue. What is not Celery's has neither task nor kwargs."""
+    """A message of a dead-letter queue. What is not Celery's has neither task nor arguments."""
 
     message_id: str
     queue: str
     receive_count: int
     body: str
     task: str | None = None
+    args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
+    traceparent: str | None = None
+
+
+class Reading:
+    """A look at a dead-letter queue. What is not deleted by its end is visible again."""
+
+    def __init__(self, sqs: SQSClient, catalogue: Catalogue, queue: Queue) -> None:
+        self._sqs = sqs
+        self._url = catalogue.url(queue.dead_letter_queue)
+        self._queue = queue
+        self._handles: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for portion in _portions(list(self._handles.values())):
+            self._sqs.change_message_visibility_batch(
+                QueueUrl=self._url,
+                Entries=[
+                    {"Id": str(number), "ReceiptHandle": handle, "VisibilityTimeout": 0}
+                    for number, handle in enumerate(portion)
+                ],
+            )
+
+    def receive(self, at_most: int = BATCH, *, wait: int = 0) -> list[DeadMessage]:
+        """The next letters, hidden from others for `READING` seconds.
+
+        Args:
+            wait: seconds. Without any, SQS asks only some of its servers, and may miss letters.
+        """
+        answer = self._sqs.receive_message(
+            QueueUrl=self._url,
+            MaxNumberOfMessages=min(at_most, BATCH),
+            VisibilityTimeout=READING,
+            WaitTimeSeconds=wait,
+            MessageSystemAttributeNames=["ApproximateReceiveCount"],
+        )
+        messages = answer.get("Messages", [])
+        self._handles |= {each["MessageId"]: each["ReceiptHandle"] for each in messages}
+        return [_parse(self._queue.name, message) for message in messages]
+
+    def delete(self, message_ids: Sequence[str]) -> set[str]:
+        """Take letters of this reading out of the queue, for ever. Returns which SQS deleted."""
+        deleted: set[str] = set()
+        for portion in _portions(message_ids):
+            answer = self._sqs.delete_message_batch(
+                QueueUrl=self._url,
+                Entries=[
+                    {"Id": str(number), "ReceiptHandle": self._handles[message_id]}
+                    for number, message_id in enumerate(portion)
+                ],
+            )
+            deleted |= {portion[int(each["Id"])] for each in answer.get("Successful", [])}
+        for message_id in deleted:
+            del self._handles[message_id]
+        return deleted
 
 
 def read(sqs: SQSClient, catalogue: Catalogue, queue: Queue) -> Iterator[list[DeadMessage]]:
@@ -36,32 +96,18 @@ def read(sqs: SQSClient, catalogue: Catalogue, queue: Queue) -> Iterator[list[De
 
     At the end, also an early one, the letters are visible again for whoever looks after them.
     """
-    url = catalogue.url(queue.dead_letter_queue)
-    if visible_depth(sqs, url) == 0:
+    if visible_depth(sqs, catalogue.url(queue.dead_letter_queue)) == 0:
         return
-    handles: list[str] = []
-    try:
-        while len(handles) < MAX_LETTERS:
-            answer = sqs.receive_message(
-                QueueUrl=url,
-                MaxNumberOfMessages=10,
-                VisibilityTimeout=READING,
-                MessageSystemAttributeNames=["ApproximateReceiveCount"],
-            )
-            messages = answer.get("Messages", [])
-            if not messages:
-                return
-            handles += [message["ReceiptHandle"] for message in messages]
-            yield [_parse(queue.name, message) for message in messages]
-    finally:
-        for start in range(0, len(handles), 10):
-            sqs.change_message_visibility_batch(
-                QueueUrl=url,
-                Entries=[
-                    {"Id": str(number), "ReceiptHandle": handle, "VisibilityTimeout": 0}
-                    for number, handle in enumerate(handles[start : start + 10])
-                ],
-            )
+    seen = 0
+    with Reading(sqs, catalogue, queue) as reading:
+        while seen < MAX_LETTERS and (messages := reading.receive()):
+            seen += len(messages)
+            yield messages
+
+
+def _portions(entries: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(entries), BATCH):
+        yield entries[start : start + BATCH]
 
 
 def _parse(queue: str, message: Any) -> DeadMessage:
@@ -71,13 +117,26 @@ def _parse(queue: str, message: Any) -> DeadMessage:
         "receive_count": int(message["Attributes"]["ApproximateReceiveCount"]),
         "body": message["Body"],
     }
+    parts = parse(message["Body"])
+    return DeadMessage(**known) if parts is None else DeadMessage(**known, **parts)
+
+
+def parse(body: str) -> dict[str, Any] | None:
+    """The task, args, kwargs and traceparent of Celery's message; None for any other."""
     try:
-        envelope = json.loads(message["Body"])
-        _args, kwargs, _embed = json.loads(envelope["body"])
-        task = envelope["headers"]["task"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return DeadMessage(**known)
+        envelope = json.loads(body)
+        args, kwargs, _embed = json.loads(envelope["body"])
+        headers = envelope["headers"]
+        task = headers["task"]
+        traceparent = headers.get("traceparent")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
     # JSON may escape what no database keeps as text: NUL, half a surrogate pair.
     if not isinstance(kwargs, dict) or not isinstance(task, str) or not task.isprintable():
-        return DeadMessage(**known)
-    return DeadMessage(**known, task=task[:200], kwargs=kwargs)
+        return None
+    return {
+        "task": task[:200],
+        "args": tuple(args) if isinstance(args, list) else (args,),
+        "kwargs": kwargs,
+        "traceparent": traceparent,
+    }

@@ -2,63 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import atexit
+import os
+import socket
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from celery import Celery, signals
 from kombu import Queue as KombuQueue
 
-from tasks.engine import sqs
+from tasks.engine import sqs, startup
 from tasks.engine.breaker import Breaker
-from tasks.engine.catalogue import Catalogue
+from tasks.engine.catalogue import Queue
+from tasks.engine.failures import Recorder
 from tasks.engine.settlement import Settlement
-from tasks.engine.transport import WAIT_SECONDS
+from tasks.engine.stop import Stop
+from tasks.engine.visibility import Held
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-#: Seconds that a stopping worker gives the last deletes. Below ECS's stop timeout.
+    from tasks.engine.application import Application
+    from tasks.engine.catalogue import Catalogue
+    from tasks.engine.transport import Channel
+
+#: Seconds that a stopping worker gives the last deletes. With the grace, below ECS's 120 s.
 FLUSH_WITHIN = 10.0
 
 
 class Engine:
-    """What the parts of the engine share, and what it has to be told about the application."""
+    """What the parts of the engine share."""
 
     def __init__(
         self,
         *,
         catalogue: Catalogue,
         region: str,
-        retry_scale: float,
-        probe: Callable[[], None],
-        outage_errors: tuple[type[Exception], ...],
-        on_breaker: Callable[[bool], None],
-        bind: Callable[..., AbstractContextManager[None]],
-        context_headers: tuple[str, ...],
+        application: Application,
+        retry_scale: float = 1.0,
+        poll_wait: int = 20,
+        grace: float = 100.0,
     ) -> None:
         """
         Args:
-            retry_scale: 1 in production; a local stack shortens every delay by it.
-            probe: asks the database; raises one of `outage_errors` while it does not answer.
-            on_breaker: told True when the worker stops receiving, False when it goes on.
-            bind: adds fields to the log lines of a block.
-            context_headers: message headers that are such fields.
+            retry_scale: 1 in production; a local stack shortens every back-off by it.
+            poll_wait: seconds of a long poll; 20, SQS's maximum, costs an idle queue three calls a
+                minute. A worker that stops waits for its open polls.
+            grace: seconds that a stopping worker gives what runs.
         """
         self.catalogue = catalogue
         self.region = region
+        self.application = application
         self.retry_scale = retry_scale
-        self.outage_errors = outage_errors
-        self.bind = bind
-        self.context_headers = context_headers
-        self.breaker = Breaker(probe, outage_errors, on_breaker)
-        self.settlement = Settlement(lambda: sqs.client(region))
+        self.poll_wait = poll_wait
+        self.grace = grace
+        self.hostname = socket.gethostname()
+        self.breaker = Breaker(application.probe, application.outage_errors, application.on_breaker)
+        self.held = Held()
+        self.settlement = Settlement(lambda: sqs.client(region), self.held)
+        self.recorder = Recorder(application, self.settlement, self.breaker.trip, retry_scale)
+        self.channels: WeakSet[Channel] = WeakSet()
+        self._stop: Stop | None = None
 
     @cached_property
     def sqs(self) -> SQSClient:
         """For calls beside the event loop."""
         return sqs.client(self.region)
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stop is not None and self._stop.is_asked
+
+    def hold(self, receipt_handle: str, queue: Queue, queue_url: str) -> None:
+        """Keep a message invisible until it is settled."""
+        self.held.add(receipt_handle, queue, queue_url)
+        self.settlement.begin()
+
+    def stop(self) -> None:
+        """Stop this worker gently, as TERM does."""
+        if self._stop:
+            self._stop.ask()
 
     def install(self, app: Celery) -> None:
         """Configure `app`. The reasons for each setting are in README.md of this folder."""
@@ -69,25 +93,30 @@ class Engine:
             broker_transport_options={
                 "engine": self,
                 "region": self.region,
-                "predefined_queues": self._predefined_queues(),
-                "wait_time_seconds": WAIT_SECONDS,
+                "predefined_queues": {
+                    queue.name: {"url": self.catalogue.url(queue.name)} for queue in self.catalogue
+                },
+                "wait_time_seconds": self.poll_wait,
                 "sqs_base64_encoding": False,
                 "client-config": sqs.CLIENT_CONFIG,
             },
             broker_connection_retry_on_startup=True,
             broker_connection_max_retries=None,
+            worker_consumer="tasks.engine.consumer:Consumer",
             task_queues=[KombuQueue(queue.name) for queue in self.catalogue],
             task_create_missing_queues=False,
             # The visibility timeout is the retry: only success deletes a message.
             task_acks_late=True,
             task_acks_on_failure=False,
             task_acks_on_timeout=False,
+            task_acks_on_failure_or_timeout=False,
             task_reject_on_worker_lost=True,
             task_ignore_result=True,
             task_serializer="json",
             accept_content=["json"],
             # A producer that finds SQS gone says so; the beat schedule comes round again.
             task_publish_retry=False,
+            # The channel counts by queue; this makes its prefetch count that of the processes.
             worker_prefetch_multiplier=1,
             worker_cancel_long_running_tasks_on_connection_loss=False,
             worker_enable_remote_control=False,
@@ -96,10 +125,31 @@ class Engine:
             enable_utc=True,
             timezone="UTC",
         )
-        signals.worker_shutdown.connect(self._flush, weak=False)
+        signals.worker_init.connect(self._check, weak=False)
+        signals.worker_ready.connect(self._ready, weak=False)
 
-    def _predefined_queues(self) -> dict[str, dict[str, Any]]:
-        return {queue.name: {"url": self.catalogue.url(queue.name)} for queue in self.catalogue}
+    def _check(self, *, sender: Any, **_: Any) -> None:
+        self.hostname = sender.hostname
+        self._stop = Stop(self, sender)
+        # Celery's signal of the shutdown does not come when the worker is terminated.
+        atexit.register(self._flush, os.getpid())
+        try:
+            startup.check_tasks(sender.app)
+            startup.check_queues(self.sqs, self.catalogue, sender.app.amqp.queues.consume_from)
+        except startup.Refused as error:
+            raise SystemExit(f"this worker does not start: {error}") from None
 
-    def _flush(self, **_: Any) -> None:
+    def _ready(self, *, sender: Any, **_: Any) -> None:
+        if self._stop:
+            self._stop.install(sender)
+        # Not before the pool has forked: this has a thread.
+        self.breaker.begin()
+
+    def _flush(self, owner: int) -> None:
+        """Carry out what is left. The pool has ended: what is still held may go at once."""
+        if os.getpid() != owner:
+            return  # a child of it
+        self.recorder.close()
+        for queue_url, receipt_handle in self.held.take_all():
+            self.settlement.hide(queue_url, receipt_handle, 0, within=FLUSH_WITHIN)
         self.settlement.close(FLUSH_WITHIN)

@@ -84,8 +84,12 @@ class Publisher:
             )
         except SQS_ERRORS as error:
             return [Refused(index, type(error).__name__, True) for index, _ in call.entries]
+        taken = {int(each["Id"]) for each in answer.get("Successful", [])}
+        failed = {int(each["Id"]): each["Code"] for each in answer.get("Failed", [])}
         return [
-            Refused(int(failed["Id"]), failed["Code"], False) for failed in answer.get("Failed", [])
+            Refused(index, failed.get(index, "NoAnswer"), index not in failed)
+            for index, _ in call.entries
+            if index not in taken
         ]
 
 

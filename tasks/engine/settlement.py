@@ -1,8 +1,8 @@
-"""One thread that deletes messages and hides them for their back-off, in batches.
+"""One thread that deletes messages, hides them for their back-off, and keeps held ones invisible.
 
-The worker's event loop only enqueues: a slow or frozen SQS must not stop it. A call that fails is
-tried again until the message's visibility is over; then SQS delivers the message again, and the
-guards in the database find out that it had its effect.
+The worker's event loop only enqueues: a slow or frozen SQS must not stop it. An order that fails is
+tried again, alone, until the message's visibility is over; then SQS delivers the message again, and
+the guards in the database find out that it had its effect.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.engine.sqs import SQS_ERRORS
+from tasks.engine.visibility import Held
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -24,10 +25,12 @@ log = logging.getLogger(__name__)
 
 #: The most entries that SQS takes in one call.
 BATCH = 10
-#: Seconds that a message may wait for others to share its call.
+#: Seconds that an order may wait for others to share its call.
 LINGER = 0.1
-#: Seconds between tries while SQS does not answer.
+#: Seconds until what failed is tried again.
 RETRY_EVERY = 1.0
+#: Seconds between two looks at what has to be kept invisible.
+LOOK_EVERY = 0.5
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,21 @@ class Order:
 class Settlement(threading.Thread):
     """Carries out orders in the order of their arrival. Started by the first one."""
 
-    def __init__(self, make_client: Callable[[], SQSClient]) -> None:
+    def __init__(self, make_client: Callable[[], SQSClient], held: Held | None = None) -> None:
         super().__init__(name="settlement", daemon=True)
         self._make_client = make_client
+        self._held = held or Held()
         self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
+        self._later: list[tuple[float, Order]] = []
+        self._failing = False
+        self._closing = False
         self._starting = threading.Lock()
+
+    def begin(self) -> None:
+        """Start the thread, unless it runs: there is something to keep invisible."""
+        with self._starting:
+            if self.ident is None:
+                self.start()
 
     def delete(self, queue_url: str, receipt_handle: str, *, within: float) -> None:
         self._put(Order(queue_url, receipt_handle, None, time.monotonic() + within))
@@ -67,48 +80,83 @@ class Settlement(threading.Thread):
             self.join(timeout)
 
     def _put(self, order: Order) -> None:
-        with self._starting:
-            if self.ident is None:
-                self.start()
+        self._held.drop(order.receipt_handle)
+        self.begin()
         self._orders.put(order)
 
     def run(self) -> None:
         sqs = self._make_client()
-        open_orders = True
-        while open_orders:
-            batch, open_orders = self._collect()
-            for group in _groups(batch):
+        while not self._closing or self._later:
+            for group in _groups(self._collect()):
                 self._carry_out(sqs, group)
+            self._extend(sqs)
 
-    def _collect(self) -> tuple[list[Order], bool]:
-        """Wait for an order, then a moment for more. False when `close()` was called."""
-        batch: list[Order] = []
-        deadline: float | None = None
+    def _collect(self) -> list[Order]:
+        """Wait a while for orders, and then a moment for more; add those that failed before."""
+        now = time.monotonic()
+        batch = [order for due, order in self._later if due <= now < order.until]
+        self._later = [(due, order) for due, order in self._later if due > now]
+        deadline = now + (LINGER if batch or self._later or self._closing else LOOK_EVERY)
+        lingering = False
         while len(batch) < BATCH:
-            wait = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                order = self._orders.get(timeout=wait)
+                order = self._orders.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 break
             if order is None:
-                return batch, False
+                self._closing = True
+                break
             batch.append(order)
-            deadline = deadline or time.monotonic() + LINGER
-        return batch, True
+            if not lingering:
+                lingering, deadline = True, time.monotonic() + LINGER
+        return batch
 
     def _carry_out(self, sqs: SQSClient, orders: Sequence[Order]) -> None:
-        silent = True
-        while orders := [order for order in orders if time.monotonic() < order.until]:
-            try:
-                orders = _call(sqs, orders)
-            except SQS_ERRORS as error:
-                if silent:
-                    log.warning("SQS does not settle messages: %s", type(error).__name__)
-                    silent = False
-            if orders:
-                time.sleep(RETRY_EVERY)
-        if not silent:
+        orders = [order for order in orders if time.monotonic() < order.until]
+        if not orders:
+            return
+        try:
+            failed = _call(sqs, orders)
+        except SQS_ERRORS as error:
+            self._say(failing=True, why=type(error).__name__)
+            failed = list(orders)
+        else:
+            self._say(failing=False)
+        retry_at = time.monotonic() + RETRY_EVERY
+        self._later += [(retry_at, order) for order in failed]
+
+    def _extend(self, sqs: SQSClient) -> None:
+        for queue_url, extensions in self._held.due().items():
+            for start in range(0, len(extensions), BATCH):
+                some = extensions[start : start + BATCH]
+                entries: Any = [
+                    {
+                        "Id": str(number),
+                        "ReceiptHandle": each.receipt_handle,
+                        "VisibilityTimeout": each.seconds,
+                    }
+                    for number, each in enumerate(some)
+                ]
+                try:
+                    answer = sqs.change_message_visibility_batch(
+                        QueueUrl=queue_url, Entries=entries
+                    )
+                except SQS_ERRORS as error:
+                    self._say(failing=True, why=type(error).__name__)
+                    return
+                self._say(failing=False)
+                done = [int(each["Id"]) for each in answer.get("Successful", [])]
+                self._held.extended(some[number].receipt_handle for number in done)
+                for each in answer.get("Failed", []):
+                    if each.get("SenderFault"):  # the handle is old: another delivery has the say
+                        self._held.drop(some[int(each["Id"])].receipt_handle)
+
+    def _say(self, *, failing: bool, why: str = "") -> None:
+        if failing and not self._failing:
+            log.warning("SQS does not settle messages: %s", why)
+        elif self._failing and not failing:
             log.info("settling messages goes on")
+        self._failing = failing
 
 
 def _groups(batch: Sequence[Order]) -> list[list[Order]]:
@@ -116,7 +164,11 @@ def _groups(batch: Sequence[Order]) -> list[list[Order]]:
     groups: list[list[Order]] = []
     for order in batch:
         kind = (order.queue_url, order.hide_for is None)
-        if groups and (groups[-1][0].queue_url, groups[-1][0].hide_for is None) == kind:
+        if (
+            groups
+            and len(groups[-1]) < BATCH
+            and (groups[-1][0].queue_url, groups[-1][0].hide_for is None) == kind
+        ):
             groups[-1].append(order)
         else:
             groups.append([order])
@@ -136,9 +188,7 @@ def _call(sqs: SQSClient, orders: Sequence[Order]) -> list[Order]:
         for entry, order in zip(entries, orders, strict=True):
             entry["VisibilityTimeout"] = order.hide_for
         answer = sqs.change_message_visibility_batch(QueueUrl=orders[0].queue_url, Entries=entries)
+    settled = {int(each["Id"]) for each in answer.get("Successful", [])}
     # SenderFault: the handle is old, so another delivery of the message has the say.
-    return [
-        orders[int(failed["Id"])]
-        for failed in answer.get("Failed", [])
-        if not failed.get("SenderFault")
-    ]
+    settled |= {int(each["Id"]) for each in answer.get("Failed", []) if each.get("SenderFault")}
+    return [order for number, order in enumerate(orders) if number not in settled]

@@ -1,4 +1,5 @@
-"""kombu's SQS transport, hardened: outages, bad messages, settlement off the event loop.
+"""kombu's SQS transport, hardened: outages, bad messages, prefetch by queue, settlement off the
+event loop.
 
 What this overrides of kombu's private parts is asserted by tests/unit/engine/test_overrides.py.
 """
@@ -7,28 +8,33 @@ from __future__ import annotations
 
 import logging
 import random
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import click
 from kombu.asynchronous.aws.connection import AsyncHTTPSConnection
 from kombu.asynchronous.aws.sqs.connection import AsyncSQSConnection
 from kombu.transport import SQS, virtual
+from vine import promise
 
+from tasks.engine import failures, intake
+from tasks.engine.application import Cause
 from tasks.engine.catalogue import Queue
-from tasks.engine.verdict import Returned
+from tasks.engine.verdict import DONE, Returned, Settle
 
 if TYPE_CHECKING:
     from tasks.engine.engine import Engine
 
 log = logging.getLogger(__name__)
 
-#: Long polling in full (SQS's maximum): an idle queue costs three calls a minute.
-WAIT_SECONDS = 20
-#: Above WAIT_SECONDS, or every empty poll would end as a timeout.
-RECEIVE_TIMEOUT = 25.0
+#: Seconds above the longest poll, or every empty one would end as a timeout.
+RECEIVE_MARGIN = 5.0
 #: The longest pause between two tries while SQS cannot be reached.
 MAX_PAUSE = 30.0
 #: How often a worker with an open breaker looks whether it has closed.
 BREAKER_PAUSE = 0.5
+#: The most messages that SQS gives in one answer.
+MAX_MESSAGES = 10
 
 
 class ReceiveFailed(Exception):
@@ -38,12 +44,19 @@ class ReceiveFailed(Exception):
 class Connection(AsyncSQSConnection):
     """Hands failures on. kombu turns some into an empty answer and lets others end the worker."""
 
+    def __init__(self, *args: Any, timeout: float, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._timeout = timeout
+
     def get_http_connection(self) -> AsyncHTTPSConnection:
-        return AsyncHTTPSConnection(http_client=self._httpclient, timeout=RECEIVE_TIMEOUT)
+        return AsyncHTTPSConnection(http_client=self._httpclient, timeout=self._timeout)
 
     def _on_list_ready(self, parent: Any, markers: Any, operation: str, response: Any) -> Any:
         if response.status != self.STATUS_CODE_OK:
             return ReceiveFailed(f"HTTP {response.status}")
+        if not response.read().lstrip().startswith(b"{"):
+            # A proxy's page: botocore would take it for an answer without messages.
+            return ReceiveFailed("the answer is not SQS's")
         try:
             return super()._on_list_ready(parent, markers, operation, response)
         except Exception as error:  # noqa: BLE001 - handed on, and said by the channel
@@ -62,29 +75,68 @@ class Channel(SQS.Channel):
         super().__init__(*args, **kwargs)
         self._failures: dict[str, int] = {}
         self._waiting_for_slot: set[str] = set()
+        self._polling: set[str] = set()
+        self._holding: Counter[str] = Counter()
 
     @property
     def engine(self) -> Engine:
         engine: Engine = self.transport_options["engine"]
         return engine
 
+    @property
+    def open_polls(self) -> int:
+        return len(self._polling)
+
     # --- receiving ---
 
     def asynsqs(self, queue: str | None = None) -> Connection:
         clients: dict[str | None, Connection] = self._predefined_queue_async_clients
         if queue not in clients:
-            clients[queue] = Connection(sqs_connection=self.sqs(queue=queue), region=self.region)
+            clients[queue] = Connection(
+                sqs_connection=self.sqs(queue=queue),
+                region=self.region,
+                timeout=self.engine.poll_wait + RECEIVE_MARGIN,
+            )
         return clients[queue]
 
+    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+        if no_ack:
+            raise ValueError(f"queue {queue}: without acknowledgement a crash loses messages")
+        self.engine.channels.add(self)
+        return super().basic_consume(queue, no_ack, *args, **kwargs)
+
     def _schedule_queue(self, queue: str) -> None:
-        if queue not in self._active_queues:
+        """Begin a poll, if there is room for what it brings. One at a time for each queue."""
+        if queue not in self._active_queues or queue in self._polling or self.engine.is_stopping:
             return
         if self.engine.breaker.is_open:
             self.hub.call_later(BREAKER_PAUSE, self._schedule_queue, queue)
-        elif not self.qos.can_consume():
-            self._waiting_for_slot.add(queue)
+        elif room := self._room(queue):
+            self._polling.add(queue)
+            self._get_async(queue, room, callback=promise(self._loop1, (queue,)))
         else:
-            super()._schedule_queue(queue)
+            self._waiting_for_slot.add(queue)
+
+    def _room(self, name: str) -> int:
+        """How many messages of a queue to ask for; 0 while it is not worth a call.
+
+        A short task's queue is asked when a whole answer fits, or when a process would run dry. A
+        long task's message must not wait here while another worker is idle: the queues of such
+        tasks share the pool, and are asked as soon as one process is free.
+        """
+        queue = self.engine.catalogue[name]
+        processes: int = self.qos.prefetch_count or 1
+        limit = processes * queue.prefetch
+        worth_a_call = max(1, min(MAX_MESSAGES, limit - processes))
+        room = limit - self._held_beside(queue)
+        return min(room, MAX_MESSAGES) if room >= worth_a_call else 0
+
+    def _held_beside(self, queue: Queue) -> int:
+        """What this worker holds of the queue, or of all queues of long tasks together."""
+        if queue.prefetch > 1:
+            return self._holding[queue.name]
+        catalogue = self.engine.catalogue
+        return sum(count for name, count in self._holding.items() if catalogue[name].prefetch == 1)
 
     def _slot_freed(self) -> None:
         waiting, self._waiting_for_slot = self._waiting_for_slot, set()
@@ -93,11 +145,12 @@ class Channel(SQS.Channel):
 
     def _loop1(self, queue: str, messages_fetched: int | None = None) -> None:
         """A poll has ended: when does the next one begin?"""
-        failures = self._failures.get(queue, 0)
-        if not failures:
+        self._polling.discard(queue)
+        failures_so_far = self._failures.get(queue, 0)
+        if not failures_so_far:
             self.hub.call_soon(self._schedule_queue, queue)
             return
-        pause = min(2.0**failures, MAX_PAUSE)
+        pause = min(2.0**failures_so_far, MAX_PAUSE)
         # Jitter: a fleet of workers must not come back at one moment.
         self.hub.call_later(pause * random.uniform(0.5, 1), self._schedule_queue, queue)  # noqa: S311
 
@@ -109,66 +162,117 @@ class Channel(SQS.Channel):
             return 0
         if self._failures.pop(qname, 0):
             log.info("SQS answers again for queue %s", qname)
-        received = messages.get("Messages") or []
+        received = (messages or {}).get("Messages") or []
         for message in received:
-            try:
-                super()._on_messages_ready(queue, qname, {"Messages": [message]})
-            except Exception as error:  # noqa: BLE001 - one bad message must not end the worker
-                self._refuse(queue, message, error)
+            self._take(queue, qname, message)
         return len(received)
 
-    def _refuse(self, queue_url: str, message: dict[str, Any], error: Exception) -> None:
+    def _take(self, queue_url: str, name: str, message: dict[str, Any]) -> None:
+        queue = self.engine.catalogue[name]
+        tag = message["ReceiptHandle"]
+        full = queue.prefetch == 1 and self._held_beside(queue) >= (self.qos.prefetch_count or 1)
+        if full or self.engine.is_stopping or name not in self.connection._callbacks:
+            # Several polls came back at once, or late: another worker may have it now.
+            self.engine.settlement.hide(queue_url, tag, 0, within=queue.visibility_timeout)
+            return
+        self.engine.hold(tag, queue, queue_url)
+        self._holding[name] += 1
+        try:
+            super()._on_messages_ready(queue_url, name, {"Messages": [message]})
+        except Exception as error:  # noqa: BLE001 - one bad message must not end the worker
+            self._refuse(queue, queue_url, message, error)
+
+    def _message_to_python(
+        self, message: dict[str, Any], queue_name: str, q_url: str
+    ) -> dict[str, Any]:
+        queue = self.engine.catalogue[queue_name]
+        if queue.foreign_task:
+            envelope = intake.foreign_message(
+                message["Body"], queue.foreign_task, message["MessageId"]
+            )
+        else:
+            envelope = intake.celery_message(
+                message["Body"], self.engine.application.context_headers
+            )
+        envelope["properties"] |= {
+            "delivery_tag": message["ReceiptHandle"],
+            "delivery_info": {
+                "exchange": "",
+                "routing_key": queue_name,
+                "sqs_message": message,
+                "sqs_queue": q_url,
+            },
+        }
+        return envelope
+
+    def _refuse(
+        self, queue: Queue, queue_url: str, message: dict[str, Any], error: Exception
+    ) -> None:
         """A message that cannot become a task: SQS delivers it until it is a dead letter."""
+        reason = str(error) if isinstance(error, intake.BadMessage) else type(error).__name__
         log.error(
             "message %s cannot be read",
             message.get("MessageId"),
-            extra={"error_code": "BAD_MESSAGE", "error_message": type(error).__name__},
+            extra={"error_code": Cause.BAD_MESSAGE, "error_message": reason},
         )
         tag = message["ReceiptHandle"]
-        if tag in self.qos._delivered:
-            virtual.Channel.basic_reject(self, tag)
-        self._hide(queue_url, tag, _receive_count(message))
+        self._let_go(tag, queue)
+        failed = failures.failure(Cause.BAD_MESSAGE, reason, queue, message, self.engine.hostname)
+        self.engine.recorder.record(failed, queue, queue_url, tag)
 
     # --- settling ---
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
-        queue_url = self.qos.get(delivery_tag).delivery_info["sqs_queue"]
-        within = self.engine.catalogue.by_url(queue_url).visibility_timeout
-        self.engine.settlement.delete(queue_url, delivery_tag, within=within)
-        virtual.Channel.basic_ack(self, delivery_tag, multiple)
-        self._slot_freed()
+        """Delete a message whose task has succeeded. Whoever else acknowledges one rejects it."""
+        message = self.qos.get(delivery_tag)
+        if DONE not in message.properties:
+            self.basic_reject(delivery_tag)
+            return
+        queue_url = message.delivery_info["sqs_queue"]
+        queue = self.engine.catalogue.by_url(queue_url)
+        self.engine.settlement.delete(queue_url, delivery_tag, within=queue.visibility_timeout)
+        self._let_go(delivery_tag, queue)
 
     def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Neither deletes nor publishes: SQS delivers the message again, or dead-letters it."""
         message = self.qos.get(delivery_tag)
-        sqs_message = message.delivery_info["sqs_message"]
-        self._hide(
-            message.delivery_info["sqs_queue"],
-            delivery_tag,
-            _receive_count(sqs_message),
-            message.properties.get(Returned.PROPERTY),
-        )
-        # requeue=False: kombu's requeueing would publish a copy.
-        virtual.Channel.basic_reject(self, delivery_tag, requeue=False)
+        queue_url = message.delivery_info["sqs_queue"]
+        queue = self.engine.catalogue.by_url(queue_url)
+        failed = message.properties.get(failures.PROPERTY)
+        if failed is not None:
+            self.engine.recorder.record(failed, queue, queue_url, delivery_tag)
+        else:
+            returned = message.properties.get(Returned.PROPERTY) or Returned(Settle.RETRY)
+            receive_count = _receive_count(message.delivery_info["sqs_message"])
+            seconds = returned.delay(queue, receive_count, self.engine.retry_scale)
+            if seconds is None:
+                self.engine.held.drop(delivery_tag)
+            else:
+                self.engine.settlement.hide(
+                    queue_url, delivery_tag, seconds, within=queue.visibility_timeout
+                )
+        self._let_go(delivery_tag, queue)
+
+    def _let_go(self, delivery_tag: str, queue: Queue) -> None:
+        """It is no longer counted, and its slot is free."""
+        if delivery_tag in self.qos._delivered:
+            # requeue=False: kombu's requeueing would publish a copy.
+            virtual.Channel.basic_reject(self, delivery_tag, requeue=False)
+        self._holding[queue.name] -= 1
         self._slot_freed()
 
     def basic_qos(self, *args: Any, **kwargs: Any) -> None:
         super().basic_qos(*args, **kwargs)
         self._slot_freed()
 
-    def _hide(
-        self, queue_url: str, tag: str, receive_count: int, returned: Returned | None = None
-    ) -> None:
-        queue = self.engine.catalogue.by_url(queue_url)
-        seconds = self._delay(queue, receive_count, returned)
-        if seconds is not None:
-            self.engine.settlement.hide(queue_url, tag, seconds, within=queue.visibility_timeout)
+    def _size(self, queue: str) -> int:
+        return 0  # kombu asks SQS when a consumer begins, and would let an outage end the worker
 
-    def _delay(self, queue: Queue, receive_count: int, returned: Returned | None) -> int | None:
-        scale = self.engine.retry_scale
-        if returned is None:  # it raised, was killed, or passed its hard time limit
-            return queue.retry_delay(receive_count, scale=scale)
-        return returned.delay(queue, receive_count, scale)
+    def _purge(self, queue: str) -> NoReturn:
+        raise click.ClickException(
+            f"purging {queue} would delete tasks that never ran. Stop their producers, or discard "
+            "dead letters one by one"
+        )
 
 
 def _receive_count(sqs_message: dict[str, Any]) -> int:

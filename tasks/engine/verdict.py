@@ -10,6 +10,9 @@ from celery.exceptions import Reject
 
 from tasks.engine.catalogue import Queue
 
+#: On a kombu message whose task has succeeded: only such a one is deleted.
+DONE = "okuru_done"
+
 #: Seconds, before scaling, that a message rests whose database is out of reach.
 OUTAGE_DELAY = 30
 

@@ -16,7 +16,8 @@ from tests.acceptance.client import Client
 def running_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     home = Home(tmp_path_factory.mktemp("stack"))
     # The parts are the stack's own, and not those that the other tests are pointed at.
-    environ = {"PATH": os.environ["PATH"], "SEND_FAILURE_RATE": "0"}
+    own = {"AWS_PROFILE": "my-account", "AWS_SESSION_TOKEN": "my-token"}
+    environ = {"PATH": os.environ["PATH"], "SEND_FAILURE_RATE": "0", **own}
     with Stack(home, environ=environ) as stack:  # durable: a test stops the database at once
         stack.processes.start()
         stack.wait_until_ready()

@@ -19,6 +19,8 @@ import requests
 from okuru.stack.child import end_leftovers
 from okuru.stack.home import Home
 from okuru.stack.ports import LOOPBACK, choose
+from tasks.engine import sqs
+from tasks.engine.queues import visible_depth
 from tests.acceptance.client import wait_until
 
 OKURU = [sys.executable, "-c", "from okuru.cli import main; main()"]
@@ -62,6 +64,11 @@ class Run:
 
     def variables(self) -> dict[str, str]:
         return self.home.read_env()
+
+    def depth(self, queue: str) -> int:
+        env = self.variables()
+        client = sqs.client(env["AWS_REGION"], endpoint_url=env["AWS_ENDPOINT_URL"])
+        return visible_depth(client, env[queue])
 
     def gifts(self) -> list[str]:
         env = self.variables()
@@ -202,6 +209,7 @@ def test_a_process_that_dies_is_started_again_and_said(home: Home, port: int) ->
         within=START_WITHIN,
         what=lambda: run.output,
     )
+    assert run.depth("GIFTS_QUEUE_URL") == run.depth("GIFTS_DLQ_URL") == 0
     run.process.terminate()
     assert run.wait() == 0
     assert _processes_of(home) == []

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import requests
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import DBAPIError
 
 from okuru.stack.stack import Stack
 from tests.acceptance.client import Client, fresh_key, wait_until
@@ -64,6 +67,12 @@ def test_every_log_line_is_json_and_holds_no_code(stack: Stack, client: Client) 
     gift_id = client.create_and_send()
     client.wait_until_final([gift_id], within=SOON)
     code = client.get(gift_id)["code"]
+    psutil.Process(stack.processes["worker"].pid).children()[0].kill()
+    wait_until(
+        lambda: "multiprocessing" in {line["logger"] for line in log_lines(stack, "worker")},
+        within=15,
+        what="billiard's word on it",
+    )
     for process in stack.processes:
         assert code not in stack.home.log_path(process).read_text()
         for line in log_lines(stack, process):
@@ -92,11 +101,40 @@ def test_each_process_shows_its_metrics(
     wait_until(lambda: metric in http.get(url, timeout=5).text, within=15, what=metric)
 
 
+def test_the_database_logs_no_values_of_a_failed_statement(stack: Stack) -> None:
+    with pytest.raises(DBAPIError):
+        query(stack, "SELECT 1 / 0, :words", words="secret words")
+    log = stack.home.log_path("postgres").read_text()
+    assert "division by zero" in log
+    assert "secret words" not in log
+
+
+def test_the_users_own_aws_account_is_none_of_the_processes_business(stack: Stack) -> None:
+    for process in stack.processes:
+        environment = psutil.Process(stack.processes[process].pid).environ()
+        assert environment["AWS_ACCESS_KEY_ID"] == "local"
+        assert not {"AWS_PROFILE", "AWS_SESSION_TOKEN"} & environment.keys(), process
+
+
+def query(stack: Stack, statement: str, **values: Any) -> list[Any]:
+    engine = create_engine(stack.environment["DATABASE_URL"])
+    with engine.connect() as connection:
+        return list(connection.execute(text(statement), values))
+
+
 def test_a_gift_without_executions_left_is_a_dead_letter(stack: Stack, client: Client) -> None:
     gift_id = client.create_and_send(simulate={"fail_times": 5})
     assert client.wait_until_final([gift_id], within=SOON) == {"FAILED": 1}
     assert client.outcomes(gift_id) == ["transient"] * 5
     assert client.get(gift_id)["last_error"] == ("SIMULATED_FAILURE: the simulated provider failed")
+    letters = partial(
+        query,
+        stack,
+        "SELECT queue, task, receive_count > 5 FROM dead_letters WHERE subject_id = :gift_id",
+        gift_id=gift_id,
+    )
+    wait_until(letters, within=SOON, what="SQS buries the message, and a sweep sees it")
+    assert letters() == [("gifts", "gifts.send", True)]
 
 
 def test_a_refused_gift_fails_at_once(client: Client) -> None:

@@ -208,6 +208,11 @@ ENDED = {"ended_at": "2026-01-01T00:00:00Z"}
         ([{**ENDED, "outcome": "bored"}], "ck_attempts_outcome"),
         ([ENDED], "ck_attempts_ended"),
         ([{"outcome": "lost"}], "ck_attempts_ended"),
+        ([{"subject_id": None}], "ck_attempts_subject"),
+        ([{"send_no": None}], "ck_attempts_subject"),
+        ([{"kind": "message"}], "ck_attempts_subject"),
+        ([{"kind": "message", "subject_id": None}], "ck_attempts_subject"),
+        ([{"kind": "message", "send_no": None}], "ck_attempts_subject"),
     ],
 )
 def test_the_database_refuses_impossible_attempts(
@@ -226,6 +231,38 @@ def test_attempts_that_may_stand_beside_each_other(session: Session) -> None:
     insert_attempt(session, {**ENDED, "outcome": "sent"})
     insert_attempt(session, {**ENDED, "outcome": "sent", "send_no": 2})
     insert_attempt(session, {**ENDED, "outcome": "lost"})
+    for _ in range(2):
+        of_no_row = {"kind": "message", "subject_id": None, "send_no": None}
+        insert_attempt(session, {**of_no_row, **ENDED, "outcome": "permanent"})
+
+
+REDRIVE = {
+    "batch": uuid4(), "action": "redrive", "outcome": "redriven", "actor": "a", "reason": "r",
+    "queue": "gifts", "message_id": "m1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "refused_by"),
+    [
+        ({"action": "purge"}, "ck_redrives_action"),
+        ({"action": "retry"}, "ck_redrives_message"),
+        ({"message_id": None}, "ck_redrives_message"),
+        ({"actor": None}, "actor"),
+        ({"reason": None}, "reason"),
+    ],
+)
+def test_the_database_refuses_impossible_redrives(
+    session: Session, row: dict[str, Any], refused_by: str
+) -> None:
+    insert = text(
+        "INSERT INTO redrives (batch, action, outcome, actor, reason, queue, message_id)"
+        " VALUES (:batch, :action, :outcome, :actor, :reason, :queue, :message_id)"
+    )
+    session.execute(insert, REDRIVE)
+    session.execute(insert, {**REDRIVE, "action": "retry", "message_id": None})
+    with pytest.raises(IntegrityError, match=refused_by):
+        session.execute(insert, {**REDRIVE, **row})
 
 
 def insert_attempt(session: Session, row: dict[str, Any]) -> None:
@@ -301,6 +338,25 @@ def test_a_downgrade_leaves_nothing_behind_and_the_way_up_is_the_same_again(
     assert things(empty_database) == set()
     db.upgrade(empty_database)
     assert things(empty_database) == once
+
+
+def test_one_step_back_keeps_what_the_older_schema_can_hold(empty_database: str) -> None:
+    """And the way up again treats every key as one of a first send."""
+    db.upgrade(empty_database)
+    engine = db.engine_for(empty_database, db.OPERATOR)
+    with Session(engine) as session, session.begin():
+        gifts.queued(session)
+        insert_attempt(session, {})
+        of_no_row = {"kind": "message", "subject_id": None, "send_no": None}
+        insert_attempt(session, {**of_no_row, **ENDED, "outcome": "permanent"})
+    command.downgrade(db.alembic_config(empty_database), "0001")
+    with engine.connect() as connection:
+        kinds = connection.execute(text("SELECT kind FROM attempts")).scalars().all()
+        keys = connection.execute(text("SELECT request_id FROM send_requests")).scalars().all()
+    assert (kinds, keys) == (["gift"], ["key-1"])
+    db.upgrade(empty_database)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT send_no FROM send_requests")).scalar_one() == 1
 
 
 def test_migrators_take_turns(empty_database: str) -> None:
@@ -537,6 +593,25 @@ QUERIES = {
     "letters of a row": (
         "SELECT * FROM dead_letters WHERE subject_id = '{id}'",
         "ix_dead_letters_subject_id",
+    ),
+    "what a letter died of": (
+        (
+            "SELECT error_code FROM attempts WHERE message_id = 'm1' AND error_code IS NOT NULL"
+            " ORDER BY id DESC LIMIT 1"
+        ),
+        "ix_attempts_message",
+    ),
+    "letters of a queue": (
+        "SELECT * FROM dead_letters WHERE queue = 'gifts' ORDER BY first_seen_at",
+        "ix_dead_letters_queue",
+    ),
+    "redrives of a row": (
+        "SELECT * FROM redrives WHERE subject_id = '{id}'",
+        "ix_redrives_subject_id",
+    ),
+    "longest untouched": (
+        "SELECT min(updated_at) FROM gifts WHERE status = 'QUEUED'",
+        "ix_gifts_stalled",
     ),
     "letter": ("SELECT * FROM dead_letters WHERE message_id = 'm1'", "pk_dead_letters"),
     "replay": (

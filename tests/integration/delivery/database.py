@@ -7,9 +7,10 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, insert, select, text
+from sqlalchemy.orm import Session
 
 from app import db
-from app.delivery import recovery, service
+from app.delivery import recovery, redrive, service
 from app.delivery.models import DeadLetter
 from app.delivery.recovery import Letter as DeadLetterSeen
 from app.delivery.service import Claim, Failure
@@ -47,9 +48,7 @@ class Both(Scheme):
     def ask_again(self, gift: int) -> None:
         super().ask_again(gift)
         with db.transaction() as session:
-            send_no = session.execute(ASK_AGAIN, {"id": self.ids[gift]}).scalar_one()
-            kwargs = {"gift_id": str(self.ids[gift]), "send_no": send_no, "request_id": "key"}
-            outbox.stage(session, Gift.lifecycle.message, kwargs)
+            agree("send number", self.rows[gift].send_no, requeue(session, self.ids[gift]))
         self._compare(gift)
 
     def take(self) -> list[tuple[int, int]]:
@@ -162,6 +161,10 @@ class Both(Scheme):
         agree("staged", len(self.outbox), staged)
 
 
+def requeue(session: Session, gift_id: UUID) -> int | None:
+    return redrive.requeue(session, Gift, Gift.id == gift_id)
+
+
 def agree(what: str, expected: object, real: object) -> None:
     if expected != real:
         raise Disagreement(f"{what}: the model says {expected!r}, the database {real!r}")
@@ -179,10 +182,3 @@ def record(queued: Any) -> Any:
 
 
 AGE = text("UPDATE gifts SET updated_at = now() - make_interval(secs => :age) WHERE id = :id")
-ASK_AGAIN = text(
-    """
-    UPDATE gifts SET status = 'QUEUED', send_no = send_no + 1, carrier = NULL, receive = 0,
-        executions = 0, restages = 0, failure = NULL, last_error = NULL
-    WHERE id = :id RETURNING send_no
-    """
-)

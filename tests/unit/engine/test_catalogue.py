@@ -22,7 +22,7 @@ GIFTS = CATALOGUE["gifts"]
 def queue(**changes: object) -> Queue:
     values: dict[str, object] = {
         "name": "q", "description": "d", "visibility_timeout": 30, "max_receive_count": 5,
-        "backoff": (10, 30, 60, 120), "retention_days": 14,
+        "backoff": (10, 30, 60, 120), "retention_days": 14, "prefetch": 10, "max_hold": 60,
     }  # fmt: skip
     return Queue(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -69,8 +69,9 @@ def test_a_delay_is_what_sqs_takes(receive_count: int, scale: float, at_least: f
 
 
 def test_a_message_on_its_way_is_seen_again_within_its_largest_hiding() -> None:
-    assert queue().untouched_limit(scale=1) == 150
-    assert queue().untouched_limit(scale=0.1) == 42
+    assert queue().untouched_limit(scale=1) == 180
+    assert queue().untouched_limit(scale=0.1) == 72
+    assert queue(max_hold=1).untouched_limit(scale=1) == 150
 
 
 def test_urls_lead_to_queues_and_back() -> None:
@@ -86,7 +87,7 @@ def test_urls_lead_to_queues_and_back() -> None:
 ENTRIES = json.loads((Path(tasks.engine.__file__).parent / "queues.json").read_text())
 TYPES = {
     "description": str, "visibility_timeout": int, "max_receive_count": int, "backoff": list,
-    "retention_days": int,
+    "retention_days": int, "prefetch": int, "max_hold": int,
 }  # fmt: skip
 
 
@@ -95,7 +96,7 @@ def test_every_entry_is_complete_and_has_no_more(name: str) -> None:
     assert re.fullmatch(r"[a-z][a-z-]{0,60}", name)
     assert not name.endswith("-dlq")
     assert {key: type(value) for key, value in ENTRIES[name].items()} == TYPES
-    assert {field.name for field in fields(Queue)} == {"name", *TYPES}
+    assert {field.name for field in fields(Queue)} == {"name", "foreign_task", *TYPES}
 
 
 @pytest.mark.parametrize("queue", list(CATALOGUE), ids=lambda queue: queue.name)
@@ -105,6 +106,8 @@ def test_the_numbers_of_a_queue_fit_together(queue: Queue) -> None:
     assert 1 <= queue.retention_days <= 14
     assert list(queue.backoff) == sorted(queue.backoff)
     assert min(queue.backoff) >= 1
+    assert queue.prefetch >= 1
+    assert queue.visibility_timeout <= queue.max_hold <= MAX_VISIBILITY
     # One delay after each receive but the last: then SQS buries the message.
     assert len(queue.backoff) == queue.max_receive_count - 1
 

@@ -15,12 +15,15 @@ import pytest
 from celery import Celery, Task
 from celery.app.amqp import AMQP
 from celery.exceptions import Reject
+from celery.worker import WorkController, state
+from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.request import Request
 from kombu.asynchronous.aws.connection import AsyncHTTPSConnection
 from kombu.asynchronous.aws.sqs.connection import AsyncSQSConnection
+from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 from kombu.transport import SQS, virtual
 
-from tasks.engine import publisher, transport
+from tasks.engine import consumer, publisher, transport
 from tasks.engine import task as engine_task
 
 
@@ -51,12 +54,35 @@ OVERRIDDEN = [
         "basic_qos",
         "(self, prefetch_size=0, prefetch_count=0, apply_global=False)",
     ),
+    (
+        transport.Channel,
+        SQS.Channel,
+        "basic_consume",
+        "(self, queue, no_ack, callback, consumer_tag, *args, **kwargs)",
+    ),
+    (transport.Channel, SQS.Channel, "_message_to_python", "(self, message, queue_name, q_url)"),
+    (transport.Channel, SQS.Channel, "_purge", "(self, queue)"),
+    (transport.Channel, SQS.Channel, "_size", "(self, queue)"),
+    (consumer.Consumer, CeleryConsumer, "on_decode_error", "(self, message, exc)"),
+    (consumer.Consumer, CeleryConsumer, "on_unknown_message", "(self, body, message)"),
+    (consumer.Consumer, CeleryConsumer, "on_unknown_task", "(self, body, message, exc)"),
+    (consumer.Consumer, CeleryConsumer, "on_invalid_task", "(self, body, message, exc)"),
     (publisher._CapturingChannel, SQS.Channel, "_put", "(self, queue, message, **kwargs)"),
     (
         engine_task.Request,
         Request,
         "on_failure",
         "(self, exc_info, send_failed_event=True, return_ok=False)",
+    ),
+    (engine_task.Request, Request, "acknowledge", "(self)"),
+    (engine_task.Request, Request, "revoked", "(self)"),
+    (engine_task.Request, Request, "on_retry", "(self, exc_info)"),
+    (engine_task.Request, Request, "on_timeout", "(self, soft, timeout)"),
+    (
+        engine_task.Request,
+        Request,
+        "_announce_revoked",
+        "(self, reason, terminated, signum, expired)",
     ),
     (engine_task.Task, Task, "__call__", "(self, *args, **kwargs)"),
 ]
@@ -77,13 +103,14 @@ def test_what_the_engine_overrides_is_there(
 
 
 RELIED_ON: list[tuple[Callable[..., Any], str]] = [
-    (SQS.Channel._message_to_python, "(self, message, queue_name, q_url)"),
     (SQS.Channel._get_async, "(self, queue, count=1, callback=None)"),
     (SQS.Channel.sqs, "(self, queue=None)"),
     (virtual.Channel.basic_ack, "(self, delivery_tag, multiple=False)"),
     (virtual.Channel.basic_reject, "(self, delivery_tag, requeue=False)"),
     (virtual.QoS.get, "(self, delivery_tag)"),
-    (virtual.QoS.can_consume, "(self)"),
+    (WorkController._process_task, "(self, req)"),
+    (LaxBoundedSemaphore.clear, "(self)"),
+    (LaxBoundedSemaphore.release, "(self)"),
     (virtual.QoS.reject, "(self, delivery_tag, requeue=False)"),
     (
         AsyncHTTPSConnection.__init__,
@@ -109,8 +136,14 @@ def test_the_attributes_that_the_engine_touches_are_there() -> None:
     assert Request.acknowledge
     assert "_httpclient" in inspect.getsource(AsyncSQSConnection.__mro__[2])
     assert "self._delivered = " in inspect.getsource(virtual.QoS.__init__)
-    assert "sqs_message" in inspect.getsource(SQS.Channel._envelope_payload)
-    assert "sqs_queue" in inspect.getsource(SQS.Channel._envelope_payload)
+    # stop.py replaces the method that the semaphore calls, and raises the flags of the loop.
+    assert "self._quick_acquire(self._process_task, req)" in inspect.getsource(
+        WorkController._process_task_sem
+    )
+    assert "should_stop" in inspect.getsource(state.maybe_shutdown)
+    assert "should_terminate" in inspect.getsource(state.maybe_shutdown)
+    assert state.reserved_requests is not None
+    assert "bucket.contents" in inspect.getsource(CeleryConsumer._schedule_bucket_request)
 
 
 def test_a_rejected_task_reaches_the_channel_through_its_request() -> None:

@@ -8,12 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from billiard.exceptions import WorkerLostError
 from celery import Celery
-from celery.exceptions import Reject
+from celery.exceptions import Ignore, Reject
 
+from tasks.engine import failures
 from tasks.engine.catalogue import Catalogue
-from tasks.engine.task import Request, Task
-from tasks.engine.verdict import Returned
+from tasks.engine.task import NEVER, Request, Task
+from tasks.engine.verdict import DONE, Returned
 
 PREFIX = "http://sqs/okuru-"
 
@@ -23,10 +25,11 @@ class Outage(Exception):
 
 
 class Engine:
-    """What a worker gives its tasks."""
+    """What a worker gives its tasks, and the application behind it."""
 
     def __init__(self) -> None:
         self.catalogue = Catalogue.load(PREFIX)
+        self.application = self
         self.outage_errors = (Outage,)
         self.context_headers = ("request_id", "traceparent")
         self.bound: list[dict[str, Any]] = []
@@ -92,12 +95,30 @@ def test_an_outage_puts_the_message_off(app: Celery) -> None:
     assert returned.value.settle == "outage"
 
 
-def test_running_out_of_memory_ends_the_execution_and_not_the_worker(app: Celery) -> None:
+@pytest.mark.parametrize("error", [MemoryError, SystemExit, KeyboardInterrupt])
+def test_what_would_end_the_worker_ends_the_execution_alone(
+    app: Celery, error: type[BaseException]
+) -> None:
     def effect(_: Task) -> None:
-        raise MemoryError
+        raise error
 
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(RuntimeError):
         run(app, effect)
+
+
+@pytest.mark.parametrize("option", NEVER)
+def test_a_task_is_never_delayed_expired_or_chained(app: Celery, option: str) -> None:
+    @app.task(name="test.task", shared=False)
+    def nothing() -> None:
+        pass
+
+    with pytest.raises(ValueError, match=option):
+        nothing.apply_async(**{option: 5})
+
+
+def test_a_task_never_publishes_itself_again(app: Celery) -> None:
+    with pytest.raises(RuntimeError, match="visibility timeout is the retry"):
+        run(app, lambda task: task.retry())
 
 
 def test_log_lines_carry_the_headers_that_are_context(app: Celery, engine: Engine) -> None:
@@ -117,27 +138,40 @@ def test_a_verdict_of_delete_is_success(app: Celery) -> None:
     run(app, lambda task: task.settle(SimpleNamespace(settle="delete", retry_after=None)))
 
 
-def request(app: Celery, rejects: list[bool], **headers: Any) -> Request:
+SQS_MESSAGE = {
+    "MessageId": "m-1",
+    "ReceiptHandle": "h1",
+    "Body": "{}",
+    "Attributes": {"ApproximateReceiveCount": "5"},
+}
+
+
+def request(app: Celery, acks: list[str]) -> Request:
     """The worker's side of an execution of `test.task`."""
 
     @app.task(name="test.task", shared=False)
     def nothing() -> None:
         pass
 
+    nothing.acks_late = True
+    nothing.acks_on_failure = nothing.acks_on_timeout = False
+    nothing.reject_on_worker_lost = True
     message = SimpleNamespace(
-        headers={"id": "t-1", "task": "test.task", **headers},
+        headers={"id": "t-1", "task": "test.task"},
         body=b"[[], {}, {}]",
         payload=([], {}, {}),
         content_type="application/json",
         content_encoding="utf-8",
-        delivery_info={},
+        delivery_info={"sqs_message": SQS_MESSAGE, "sqs_queue": f"{PREFIX}gifts"},
         properties={},
     )
     return Request(
         message,
         app=app,
         task=app.tasks["test.task"],
-        on_reject=lambda _log, _errors, requeue: rejects.append(requeue),
+        hostname="celery@host",
+        on_ack=lambda *_: acks.append("ack"),
+        on_reject=lambda *_: acks.append("reject"),
     )
 
 
@@ -145,17 +179,62 @@ def request(app: Celery, rejects: list[bool], **headers: Any) -> Request:
 def test_the_worker_notes_what_the_pool_process_decided(
     app: Celery, engine: Engine, settle: str, trips: int
 ) -> None:
-    rejects: list[bool] = []
-    received = request(app, rejects)
-    app.tasks["test.task"].acks_late = True
+    acks: list[str] = []
+    received = request(app, acks)
     returned = Returned(settle)
     received.on_failure(SimpleNamespace(exception=returned, traceback=""))
     assert isinstance(returned, Reject)
-    assert received.message.properties[Returned.PROPERTY] is returned
-    assert (rejects, engine.trips) == ([True], trips)
+    assert received.message.properties == {Returned.PROPERTY: returned}
+    assert (acks, engine.trips) == (["reject"], trips)
 
 
-def test_a_message_cannot_steer_the_worker_by_its_headers(app: Celery) -> None:
-    received = request(app, [], timelimit="x", eta="never", expires="x", shadow="other")
-    assert received.time_limits == (None, None)
-    assert (received.eta, received.expires, received.name) == (None, None, "test.task")
+def test_success_alone_acknowledges(app: Celery) -> None:
+    acks: list[str] = []
+    received = request(app, acks)
+    received.on_success((False, None, 0.1))
+    assert acks == ["ack"]
+    assert received.message.properties == {DONE: True}
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (ValueError("secret"), "RAISED"),
+        (Ignore(), "RAISED"),
+        (MemoryError(), "RAISED"),
+        (WorkerLostError("signal 9"), "WORKER_LOST"),
+        (SystemExit(1), "WORKER_LOST"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else value,
+)
+def test_every_other_end_is_a_failure_with_its_cause(
+    app: Celery, error: BaseException, cause: str
+) -> None:
+    acks: list[str] = []
+    received = request(app, acks)
+    received.on_failure(SimpleNamespace(exception=error, traceback="", exc_info=None))
+    failed = received.message.properties[failures.PROPERTY]
+    assert (failed.cause, failed.message_id, failed.receive_count) == (cause, "m-1", 5)
+    assert failed.last_receive
+    assert "secret" not in failed.reason
+    assert acks == ["reject"]
+    assert DONE not in received.message.properties
+
+
+def test_a_hard_time_limit_is_noted_once(app: Celery) -> None:
+    acks: list[str] = []
+    received = request(app, acks)
+    received.on_timeout(False, 20)
+    received.on_failure(
+        SimpleNamespace(exception=WorkerLostError("-9"), traceback="", exc_info=None)
+    )
+    assert received.message.properties[failures.PROPERTY].cause == "TIME_LIMIT"
+    assert acks == ["reject"]
+
+
+def test_what_only_waits_can_be_given_back(app: Celery) -> None:
+    acks: list[str] = []
+    received = request(app, acks)
+    received.give_back()
+    assert received.message.properties[Returned.PROPERTY].settle == "expose"
+    assert acks == ["reject"]

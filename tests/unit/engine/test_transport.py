@@ -8,11 +8,14 @@ import logging
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakSet
 
+import click
 import pytest
 from kombu import Connection as KombuConnection
 
-from tasks.engine.catalogue import Catalogue
+from tasks.engine.application import Failure
+from tasks.engine.catalogue import Catalogue, Queue
 from tasks.engine.transport import (
     BREAKER_PAUSE,
     MAX_PAUSE,
@@ -21,7 +24,8 @@ from tasks.engine.transport import (
     ReceiveFailed,
     Transport,
 )
-from tasks.engine.verdict import Returned
+from tasks.engine.verdict import DONE, Returned
+from tasks.engine.visibility import Held
 
 CATALOGUE = Catalogue.load("http://127.0.0.1:1/000000000000/unit-")
 URL = CATALOGUE.url("gifts")
@@ -47,14 +51,21 @@ class Orders:
     def __init__(self) -> None:
         self.deleted: list[str] = []
         self.hidden: list[tuple[str, int]] = []
+        self.failed: list[tuple[str, str, int]] = []
+        self.queue = URL, 30
 
     def delete(self, url: str, handle: str, *, within: float) -> None:
-        assert (url, within) == (URL, 30)
+        assert (url, within) == self.queue
         self.deleted.append(handle)
 
     def hide(self, url: str, handle: str, seconds: int, *, within: float) -> None:
-        assert (url, within) == (URL, 30)
+        assert (url, within) == self.queue
         self.hidden.append((handle, seconds))
+
+    def record(self, failed: Failure, _queue: Queue, url: str, handle: str) -> None:
+        """In place of the recorder."""
+        assert url == URL
+        self.failed.append((handle, failed.cause, failed.receive_count))
 
 
 @pytest.fixture
@@ -69,11 +80,19 @@ def received() -> list[Any]:
 
 @pytest.fixture
 def channel(orders: Orders, received: list[Any]) -> Iterator[Channel]:
-    """With a consumer of `gifts` that takes two messages at once."""
+    """With a consumer of `gifts` in a worker of two processes."""
     engine = SimpleNamespace(
         catalogue=CATALOGUE,
         settlement=orders,
+        recorder=orders,
+        application=SimpleNamespace(context_headers=("request_id",)),
+        held=Held(),
+        hold=lambda *_: None,
+        hostname="celery@host",
         retry_scale=1.0,
+        poll_wait=20,
+        is_stopping=False,
+        channels=WeakSet(),
         breaker=SimpleNamespace(is_open=False),
     )
     options = {
@@ -87,6 +106,9 @@ def channel(orders: Orders, received: list[Any]) -> Iterator[Channel]:
     connection = KombuConnection("sqs://", transport=Transport, transport_options=options)
     channel = connection.channel()
     channel.hub = Hub()
+    polls: list[tuple[str, int]] = []
+    channel.polls = polls
+    channel._get_async = lambda queue, count, callback: polls.append((queue, count))
     channel.basic_qos(0, 2, False)
     channel.basic_consume("gifts", no_ack=False, callback=received.append, consumer_tag="gifts")
     channel.hub.soon.clear()
@@ -183,15 +205,63 @@ def test_a_queue_without_consumer_is_not_polled(channel: Channel) -> None:
     assert (channel.hub.soon, channel.hub.later) == ([], [])
 
 
-def test_a_full_worker_polls_again_as_soon_as_a_slot_is_free(
-    channel: Channel, received: list[Any]
-) -> None:
-    deliver(channel, message(handle="h1"), message(handle="h2"))
-    assert len(received) == 2
+def test_a_poll_asks_for_what_there_is_room_for(channel: Channel, received: list[Any]) -> None:
+    """Two processes, ten messages each: a call must be worth its price, and none runs dry."""
     channel._schedule_queue("gifts")
-    assert (channel.hub.soon, channel.hub.later) == ([], []), "no poll, and no idle turning"
+    assert channel.polls == [("gifts", 10)]
+    channel._schedule_queue("gifts")
+    assert channel.polls == [("gifts", 10)], "one open poll for a queue"
+    channel._loop1("gifts", 0)
+
+    deliver(channel, *(message(handle=f"h{number}") for number in range(11)))
+    channel._schedule_queue("gifts")
+    assert channel.polls == [("gifts", 10)], "nine would fit: not worth a call yet"
+    channel.hub.soon.clear()
+    done(received[0])
     channel.basic_ack(received[0].delivery_tag)
     assert channel.hub.soon == [("_schedule_queue", "gifts")]
+    channel._schedule_queue("gifts")
+    assert channel.polls == [("gifts", 10), ("gifts", 10)]
+
+
+def test_queues_of_long_tasks_share_the_processes(channel: Channel, orders: Orders) -> None:
+    """None waits here while another worker is idle."""
+    received: list[Any] = []
+    url = CATALOGUE.url("maintenance")
+    channel.basic_consume("maintenance", False, received.append, "maintenance")
+    channel._schedule_queue("maintenance")
+    assert channel.polls == [("maintenance", 2)]
+    channel._loop1("maintenance", 0)
+    orders.queue = url, 60
+    for handle in ("h1", "h2", "h3"):
+        channel._on_messages_ready(url, "maintenance", {"Messages": [message(handle=handle)]})
+    assert [each.delivery_tag for each in received] == ["h1", "h2"]
+    assert orders.hidden == [("h3", 0)], "polls that came back at once brought one too many"
+    channel._schedule_queue("maintenance")
+    assert channel.polls == [("maintenance", 2)]
+
+
+def test_a_worker_that_stops_begins_no_poll_and_gives_back_what_an_open_one_brings(
+    channel: Channel, orders: Orders, received: list[Any]
+) -> None:
+    channel._schedule_queue("gifts")
+    channel.engine.is_stopping = True
+    assert channel.open_polls == 1
+    deliver(channel, message())
+    channel._loop1("gifts", 1)
+    channel._schedule_queue("gifts")
+    assert (received, orders.hidden, channel.open_polls) == ([], [("h1", 0)], 0)
+    assert len(channel.polls) == 1
+
+
+def test_a_queue_without_acknowledgement_is_refused(channel: Channel) -> None:
+    with pytest.raises(ValueError, match="loses messages"):
+        channel.basic_consume("gifts", no_ack=True, callback=print, consumer_tag="x")
+
+
+def test_purging_is_refused(channel: Channel) -> None:
+    with pytest.raises(click.ClickException, match="never ran"):
+        channel.queue_purge("gifts")
 
 
 BAD = {
@@ -210,20 +280,16 @@ BAD = {
 
 
 @pytest.mark.parametrize("body", BAD.values(), ids=BAD.keys())
-def test_a_bad_message_is_left_to_sqs_and_holds_nothing(
+def test_a_bad_message_is_recorded_and_holds_nothing(
     channel: Channel, orders: Orders, received: list[Any], body: str
 ) -> None:
     """Its neighbours in the same answer run; it takes no slot, and nothing deletes it."""
-    count = deliver(channel, message(handle="a"), message(body, handle="bad", receive_count=2))
-    assert count == 2
-    good = [each.delivery_tag for each in received if each.headers.get("task") == "gifts.send"]
-    assert good == ["a"]
-    for each in received:  # what kombu could make a message of: Celery will reject it
-        if each.delivery_tag != "a":
-            channel.basic_reject(each.delivery_tag)
-    assert orders.hidden == [("bad", 30)]
+    bad = message(body, handle="bad", receive_count=2)
+    assert deliver(channel, message(handle="a"), bad) == 2
+    assert [each.delivery_tag for each in received] == ["a"]
+    assert orders.failed == [("bad", "BAD_MESSAGE", 2)]
     assert orders.deleted == []
-    assert channel.qos.can_consume_max_estimate() == 1, "only its neighbour has a slot"
+    assert channel._holding["gifts"] == 1, "only its neighbour has a slot"
 
 
 def test_a_consumer_that_raises_frees_the_slot(channel: Channel, orders: Orders) -> None:
@@ -231,10 +297,11 @@ def test_a_consumer_that_raises_frees_the_slot(channel: Channel, orders: Orders)
         raise KeyError("id")
 
     channel.basic_consume("gifts", no_ack=False, callback=raises, consumer_tag="again")
-    deliver(channel, message(handle="h1"), message(handle="h2"), message(handle="h3"))
-    assert orders.hidden == [("h1", 10), ("h2", 10), ("h3", 10)]
+    deliver(channel, message(handle="h1"), message(handle="h2"))
+    assert [handle for handle, *_ in orders.failed] == ["h1", "h2"]
     assert orders.deleted == []
-    assert channel.qos.can_consume()
+    assert channel._holding["gifts"] == 0
+    assert not channel.qos._delivered.keys() - channel.qos._dirty
 
 
 def test_a_bad_message_is_named_and_not_quoted(
@@ -250,13 +317,27 @@ def test_a_bad_message_is_named_and_not_quoted(
 # --- settling -----------------------------------------------------------------------------------
 
 
+def done(received: Any) -> None:
+    """What a request notes when its task has succeeded."""
+    received.properties[DONE] = True
+
+
 def test_an_ack_orders_the_deletion_and_frees_the_slot(
     channel: Channel, orders: Orders, received: list[Any]
 ) -> None:
     deliver(channel, message())
+    done(received[0])
     channel.basic_ack(received[0].delivery_tag)
     assert (orders.deleted, orders.hidden) == (["h1"], [])
-    assert channel.qos.can_consume_max_estimate() == 2
+    assert channel._holding["gifts"] == 0
+
+
+def test_an_ack_without_success_deletes_nothing(
+    channel: Channel, orders: Orders, received: list[Any]
+) -> None:
+    deliver(channel, message())
+    received[0].ack()
+    assert (orders.deleted, orders.hidden) == ([], [("h1", 10)])
 
 
 @pytest.mark.parametrize("requeue", [False, True])
@@ -291,7 +372,7 @@ def test_a_reject_hides_and_never_deletes_or_publishes(
     channel.basic_reject("h1", requeue=requeue)
     assert orders.deleted == []
     assert orders.hidden == ([] if hidden is None else [("h1", hidden)])
-    assert channel.qos.can_consume_max_estimate() == 2
+    assert channel._holding["gifts"] == 0
 
 
 def test_a_local_stack_shortens_the_backoff(channel: Channel, orders: Orders) -> None:

@@ -12,10 +12,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from billiard.util import get_logger
 
 from app.observability import context, logs
 
 log = logging.getLogger("app.example")
+
+#: Frameworks that set up their own loggers.
+WITH_HANDLERS = ("gunicorn.error", "gunicorn.access", "celery", "multiprocessing")
 
 
 class Output:
@@ -42,7 +46,7 @@ class Output:
 def output(capsys: pytest.CaptureFixture[str]) -> Iterator[Output]:
     """Logging as it was before, once the test is over."""
     root = logging.getLogger()
-    names = ["", *logs.QUIET, *logs.VERY_QUIET, "celery", "gunicorn.error", "gunicorn.access"]
+    names = ["", *logs.QUIET, *logs.VERY_QUIET, *WITH_HANDLERS]
     before = {
         name: (logger.level, logger.propagate, list(logger.handlers))
         for name in names
@@ -168,7 +172,7 @@ def test_the_context_of_one_thread_is_not_seen_by_another(output: Output) -> Non
     assert "request_id" not in output.event()
 
 
-@pytest.mark.parametrize("name", ["gunicorn.error", "gunicorn.access", "celery"])
+@pytest.mark.parametrize("name", WITH_HANDLERS)
 def test_a_framework_that_has_handlers_of_its_own_writes_our_line_alone(
     output: Output, name: str
 ) -> None:
@@ -181,6 +185,15 @@ def test_a_framework_that_has_handlers_of_its_own_writes_our_line_alone(
 
     event = output.event()
     assert (event["logger"], event["service"]) == (name, "worker")
+
+
+def test_the_end_of_a_pool_process_is_our_line_too(output: Output) -> None:
+    """billiard keeps its logger from propagating, when it first has something to say."""
+    output.configure()
+
+    get_logger().error("Process %r pid:%r exited with %r", "ForkPoolWorker-1", 7, "signal 9")
+
+    assert output.event()["logger"] == "multiprocessing"
 
 
 @pytest.mark.parametrize("name", ["celery.worker", "flask.app", "sqlalchemy.pool"])

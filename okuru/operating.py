@@ -1,0 +1,51 @@
+"""What the operator's commands share: the workers' engine, the database, readable outages."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+from rich.console import Console
+
+from app import db
+from tasks.engine.engine import Engine
+from tasks.engine.sqs import SQS_ERRORS
+
+
+def console() -> Console:
+    """For tables on stdout. In a pipe nothing is cut off."""
+    return Console() if sys.stdout.isatty() else Console(width=240)
+
+
+def engine() -> Engine:
+    """The workers' engine, with every task registered and every deliverable known."""
+    # Importing tasks makes the Celery app, which reads the environment: not for `okuru --help`.
+    from tasks.celery import app, engine
+
+    app.loader.import_default_modules()
+    return engine
+
+
+@contextmanager
+def database() -> Iterator[None]:
+    """Bind `db.transaction()` to the database of the environment for the duration."""
+    from tasks.celery import settings
+
+    bound = db.configure(settings, db.OPERATOR)
+    try:
+        yield
+    finally:
+        bound.dispose()
+
+
+@contextmanager
+def outages_explained() -> Iterator[None]:
+    """Turn what is raised while a part does not answer into one line and exit code 1."""
+    try:
+        yield
+    except db.OUTAGE_ERRORS as error:
+        raise click.ClickException("the database does not answer, or is not migrated") from error
+    except SQS_ERRORS as error:
+        raise click.ClickException(f"SQS does not do what was asked: {error}") from error

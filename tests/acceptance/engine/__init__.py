@@ -1,0 +1,1 @@
+"""The promises of `tasks/engine`, each with worker processes on a real SQS protocol."""

@@ -1,0 +1,46 @@
+"""One file of JSON lines that all processes of a test write to: what ran, what failed, when."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+
+class Ledger:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._entries: list[dict[str, Any]] = []
+        self._read_to = 0
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Append a line. Times are of the monotonic clock, which the machine's processes share."""
+        line = json.dumps({"event": event, "at": time.monotonic(), "pid": os.getpid(), **fields})
+        with self.path.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(line + "\n")
+
+    def read(self, event: str | None = None, **fields: Any) -> list[dict[str, Any]]:
+        """The entries so far that have these fields, oldest first."""
+        if self.path.exists():
+            with self.path.open() as file:
+                file.seek(self._read_to)
+                for line in file:
+                    if not line.endswith("\n"):
+                        break
+                    self._entries.append(json.loads(line))
+                    self._read_to += len(line.encode())
+        wanted = fields if event is None else {"event": event, **fields}
+        return [
+            entry
+            for entry in self._entries
+            if all(entry.get(name) == value for name, value in wanted.items())
+        ]
+
+    def counts(self, event: str, by: str = "n", **fields: Any) -> Counter[Any]:
+        """How many such entries there are for each value of a field."""
+        return Counter(entry[by] for entry in self.read(event, **fields))
