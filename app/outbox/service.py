@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.observability import context
 from app.outbox.models import OutboxRow
@@ -163,7 +163,7 @@ def backlog(session: Session) -> Backlog:
 
 
 def is_staged(
-    message: Message, subject: str, subject_id: ColumnElement[Any]
+    message: Message, subject: str, subject_id: InstrumentedAttribute[Any]
 ) -> ColumnElement[bool]:
     """Whether a task for this row lies in the outbox, even a parked one. For a WHERE clause."""
     staged = select(OutboxRow.id).where(

@@ -46,6 +46,26 @@ def test_killed_worker_children_lose_no_gift(stack: Stack, client: Client) -> No
     assert any("lost" in client.outcomes(gift) for gift in gifts), "no execution was hit"
 
 
+def test_five_killed_executions_are_five_records_and_the_gift_has_failed(
+    stack: Stack, client: Client
+) -> None:
+    """The dead cannot say so: their worker does, before SQS buries the message."""
+    gift = client.create_and_send(simulate={"delay_ms": 20_000})
+    killed: set[int] = set()
+
+    def kill_and_look() -> bool:
+        for pid in set(executing(client, [gift])) - killed:
+            killed.add(pid)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return client.get(gift)["status"] == "FAILED"
+
+    wait_until(kill_and_look, within=90, what=lambda: f"failed: {client.attempts(gift)}")
+    assert client.outcomes(gift) == ["lost"] * 5
+    assert {attempt["error_code"] for attempt in client.attempts(gift)} == {"WORKER_LOST"}
+    assert client.get(gift)["last_error"].startswith("WORKER_LOST")
+
+
 def test_a_killed_worker_is_replaced_and_its_gifts_come_back(stack: Stack, client: Client) -> None:
     gifts = [client.create_and_send(simulate={"delay_ms": 1500}) for _ in range(4)]
     wait_until(lambda: client.outcomes(gifts[0]), within=20, what="a first execution")

@@ -93,10 +93,10 @@ def main(
                 if part in parts:
                     bar = bars.add_task(part, total=steps[part])
                     results[part] = measures[part](lambda bar=bar: bars.advance(bar))
+                    _write(json_path, results)  # should a later part fail
     results["aims"] = report.aims(results)
     report.show(results, console)
-    json_path.parent.mkdir(parents=True, exist_ok=True)
-    json_path.write_text(json.dumps(results, indent=2) + "\n")
+    _write(json_path, results)
     plot_path.parent.mkdir(parents=True, exist_ok=True)
     run_to_end(
         [str(BENCH / "bin" / "python"), "-m", "tests.load.plot", str(json_path), str(plot_path)],
@@ -105,21 +105,38 @@ def main(
     console.print(f"Written: {json_path}, {plot_path}")
 
 
+def _write(path: Path, results: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=2) + "\n")
+
+
 def _options() -> dict[str, Any]:
     parameters = click.get_current_context().params
     return {name: value for name, value in parameters.items() if not isinstance(value, Path)}
 
 
+def _tidy_up(home: Home) -> Callable[..., None]:
+    """What a failed run leaves is its logs."""
+
+    def leave(kind: type[BaseException] | None, *_: object) -> None:
+        home.forget_data()
+        if kind is None or issubclass(kind, KeyboardInterrupt):
+            shutil.rmtree(home.path, ignore_errors=True)
+        else:
+            click.echo(f"The logs are in {home.path / 'log'}", err=True)
+
+    return leave
+
+
 @contextmanager
 def _servers() -> Iterator[tuple[Home, Emulator, Postgres]]:
-    """The emulator and a PostgreSQL with its durability on, in a folder that is removed again."""
+    """The emulator and a PostgreSQL with its durability on, in a folder of the run's own."""
     with ExitStack() as undo:
         interruption = undo.enter_context(Interruption())
         # Short and traversable: PostgreSQL may have to run as another user.
         path = Path(tempfile.mkdtemp(prefix="okuru-bench-"))
         home = Home(path)
-        undo.callback(shutil.rmtree, path, ignore_errors=True)
-        undo.callback(home.forget_data)
+        undo.push(_tidy_up(home))
         undo.enter_context(home.locked())
         emulator, postgres = Emulator(home), Postgres(home)
         for server in (emulator, postgres):

@@ -11,7 +11,8 @@ import secrets
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -96,27 +97,28 @@ def _strike(
         TimeElapsedColumn(),
         TextColumn("{task.fields[state]}"),
     )
+    is_settled = True
     with world(home) as made, Progress(*columns, console=to) as bars:
-        while waiting:
+        while waiting and is_settled:
             scenario = waiting.popleft()
             bar = bars.add_task(scenario.name, total=scenario.sends_of(sends), state="striking")
-            run = scenario.run(
-                made,
-                seed=seed,
-                sends=sends,
-                short=short,
-                notice=lambda count, bar=bar: bars.update(bar, completed=count),
-            )
-            is_settled = settle(
-                made, [run], say=lambda missing, bar=bar: bars.update(bar, state=missing)
-            )
+            show = partial(bars.update, bar)
+            notice = partial(_show_count, show)
+            run = scenario.run(made, seed=seed, sends=sends, short=short, notice=notice)
+            is_settled = settle(made, [run], say=partial(_show_state, show))
             result = Result.of(scenario, run)
             results.append(result)
-            state = f"[red]{len(result.broken)} broken[/]" if result.broken else "[green]kept[/]"
-            bars.update(bar, state=state)
+            broken = f"[red]{len(result.broken)} broken[/]"
+            show(state=broken if result.broken else "[green]kept[/]")
             bars.stop_task(bar)
-            if not is_settled:
-                return
+
+
+def _show_count(show: Callable[..., None], accepted: int) -> None:
+    show(completed=accepted)
+
+
+def _show_state(show: Callable[..., None], state: str) -> None:
+    show(state=state)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,11 @@ def injecting(*injectors: Injector) -> Iterator[None]:
 
 
 class KillWorkers(Injector):
-    """kill -9 of the worker or one of its children, all of them equally likely."""
+    """kill -9 of the worker or one of its children, all of them equally likely.
+
+    Only of one that has its children: a worker that is killed each time while it is starting is
+    started ever more seldom, and has nothing in hand.
+    """
 
     kind = "kill worker"
 
@@ -98,13 +102,15 @@ class KillWorkers(Injector):
         worker = self.run_.world.stack.processes["worker"]
         with suppress(psutil.NoSuchProcess):
             main = psutil.Process(worker.pid)
-            victim = self.chance.choice([main, *main.children()])
+            if not (children := main.children()):
+                return None
+            victim = self.chance.choice([main, *children])
             if victim is main:
                 worker.kill()
                 return "main"
             victim.kill()
             return "child"
-        return None  # it is being started again
+        return None
 
 
 class KillRelay(Injector):
@@ -216,7 +222,7 @@ class Poison(Injector):
 
 
 class Copy(Injector):
-    """Ten copies of whatever message can be caught before a worker has it."""
+    """Ten copies of whatever message can be caught before a worker has it; none of a copy."""
 
     kind = "copy"
 
@@ -234,29 +240,42 @@ def catch(run: Run) -> list[MessageTypeDef]:
         MaxNumberOfMessages=10,
         VisibilityTimeout=60,
         WaitTimeSeconds=1,
+        MessageSystemAttributeNames=["ApproximateReceiveCount"],
     )
     return answer.get("Messages", [])
 
 
 def multiply(run: Run, chance: random.Random, caught: Sequence[MessageTypeDef]) -> int:
-    """Send copies of those messages that are this run's, shuffled, and show all of them again.
+    """Put back what is caught, and ten copies of it, shuffled.
+
+    Copied are messages of this run, once for each gift: copies of copies would bury the queue.
+    What nobody had before us is put back as a new message: our receive does not count. What may
+    be the carrier of its gift has to stay the same message, and loses one.
 
     Returns how many messages were copied, ten times each.
     """
-    bodies = [each["Body"] for each in caught if subject_of(each["Body"]) in run.load.created]
-    copies = bodies * COPIES
-    chance.shuffle(copies)
-    run.world.send_batch("gifts", copies)
-    handles = [message["ReceiptHandle"] for message in caught]
-    for start in range(0, len(handles), 10):
-        run.world.sqs.change_message_visibility_batch(
-            QueueUrl=run.world.catalogue.url("gifts"),
-            Entries=[
-                {"Id": str(number), "ReceiptHandle": handle, "VisibilityTimeout": 0}
-                for number, handle in enumerate(handles[start : start + 10])
-            ],
-        )
-    return len(bodies)
+    url = run.world.catalogue.url("gifts")
+    bodies = {subject_of(each["Body"]): each["Body"] for each in caught}
+    fresh = [gift for gift in bodies if gift in run.load.created - run.copied]
+    ours = [message for message in caught if _is_untouched(run, message)]
+    sent = [bodies[gift] for gift in fresh] * COPIES + [message["Body"] for message in ours]
+    chance.shuffle(sent)
+    run.world.send_batch("gifts", sent)
+    run.copied.update(gift for gift in fresh if gift)
+    for message in caught:
+        handle = message["ReceiptHandle"]
+        if message in ours:
+            run.world.sqs.delete_message(QueueUrl=url, ReceiptHandle=handle)
+        else:
+            run.world.sqs.change_message_visibility(
+                QueueUrl=url, ReceiptHandle=handle, VisibilityTimeout=0
+            )
+    return len(fresh)
+
+
+def _is_untouched(run: Run, message: MessageTypeDef) -> bool:
+    receives = int(message["Attributes"]["ApproximateReceiveCount"])
+    return receives == 1 and subject_of(message["Body"]) in run.load.created
 
 
 def _runs(pid: int) -> bool:

@@ -74,9 +74,9 @@ def calls_are_alike(found: Evidence) -> Iterator[str]:
 
 def moves_follow_the_diagram(found: Evidence) -> Iterator[str]:
     """By the log of moves; and the database's own guard never had to refuse one."""
-    path = {}
+    path: dict[str, tuple[str, int]] = {}
     for move in found.moves:
-        before, number = path.get(move.gift_id, (None, 0))
+        before, number = path.get(move.gift_id) or (None, 0)
         if move.before != before:
             yield f"gift {move.gift_id} was {before} and moved from {move.before}"
         step = DIAGRAM.get((move.before, move.after))

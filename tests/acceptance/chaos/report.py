@@ -19,6 +19,8 @@ class Result:
     sends: int
     answers: dict[str, int]
     faults: dict[str, int]
+    log: list[dict[str, Any]]
+    """Each injected fault, and when."""
     statuses: dict[str, int]
     outcomes: dict[str, int]
     effects: int
@@ -43,6 +45,7 @@ class Result:
             sends=len(run.load.accepted),
             answers=dict(run.load.answers),
             faults=dict(run.counts),
+            log=[vars(fault) for fault in run.faults],
             statuses=dict(Counter(gift.status for gift in gifts.values())),
             outcomes=dict(Counter(str(attempt.outcome) for attempt in found.attempts)),
             effects=sum(call.effect for call in found.calls),

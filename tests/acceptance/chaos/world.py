@@ -110,6 +110,7 @@ class Run:
         notice: told the number of acknowledged sends.
         problems: what went wrong other than by a broken promise of the evidence.
         poisoned: (kind, monotonic time of sending) by MessageId.
+        copied: the gifts whose message was copied.
     """
 
     world: World
@@ -121,6 +122,7 @@ class Run:
     faults: list[Fault] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     poisoned: dict[str, tuple[str, float]] = field(default_factory=dict)
+    copied: set[str] = field(default_factory=set)
     began: float = field(default_factory=time.monotonic)
     settled: float = 0.0
 

@@ -91,6 +91,27 @@ def test_a_task_without_a_row_is_staged_once_however_often_it_is_asked_for(engin
     assert staged() == 1
 
 
+@pytest.mark.parametrize(
+    ("send_no", "outcome"),
+    [(1, Outcome.STALE), (2, Outcome.REDRIVEN), (3, Outcome.REFUSED)],
+)
+def test_of_a_gift_that_failed_again_only_the_letter_of_that_send_is_redriven(
+    gift: Gift, send_no: int, outcome: Outcome
+) -> None:
+    exhaust(gift)
+    again(letter_of(gift))
+    for receive in range(1, 6):
+        steps.fail(steps.claim(look(gift), "m2", receive))
+    before = staged()
+
+    assert again(letter_of(gift, "copy", send_no)).outcome is outcome
+
+    is_new = outcome is Outcome.REDRIVEN
+    assert look(gift).send_no == 2 + is_new
+    assert look(gift).status == ("QUEUED" if is_new else "FAILED")
+    assert staged() == before + is_new
+
+
 def test_a_late_success_beats_the_redrive(gift: Gift) -> None:
     held = steps.claim(gift)
     steps.change(gift, status="FAILED", failure="unknown")
