@@ -124,6 +124,12 @@ def engine_for(database_url: str, role: Role, *, pool_size: int = 0) -> Engine:
     return engine
 
 
+def glance() -> AbstractContextManager[Session]:
+    """A session for one statement that is a transaction by itself: no BEGIN, no COMMIT."""
+    engine: Engine = _sessions.kw["bind"]
+    return _sessions(bind=engine.execution_options(isolation_level="AUTOCOMMIT"))
+
+
 def transaction() -> AbstractContextManager[Session]:
     """A session that commits when the block ends well and rolls back when it raises."""
     return _sessions.begin()

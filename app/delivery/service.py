@@ -12,8 +12,22 @@ from enum import StrEnum
 from typing import Any, Protocol
 from uuid import UUID
 
-from sqlalchemy import CTE, ColumnElement, Insert, func, insert, literal, or_, select, update
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Insert,
+    Select,
+    String,
+    bindparam,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+)
+from sqlalchemy import update as sql_update
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import Update
 
 from app.delivery.models import MAX_EXECUTIONS, Attempt, Deliverable
 from app.outbox import service as outbox
@@ -22,6 +36,12 @@ from app.outbox import service as outbox
 MAX_ERROR_LENGTH = 1000
 
 Model = type[Deliverable]
+
+
+def update(model: type[Any]) -> Update:
+    """An UPDATE that leaves loaded objects alone: nobody reads them after it, and looking them
+    through costs more than the statement."""
+    return sql_update(model).execution_options(synchronize_session=False)
 
 
 class Delivery(Protocol):
@@ -87,23 +107,18 @@ class Failure:
 # --- queue --------------------------------------------------------------------------------------
 
 
-def queue(
-    session: Session,
-    model: Model,
-    *guards: ColumnElement[bool],
-    request_id: str,
-    record: Callable[[CTE], Insert],
-) -> int | None:
-    """Make a ready row queued and stage its task, in one statement: no lock outlives it.
+def queueing(
+    model: Model, *guards: ColumnElement[bool], record: Callable[[CTE], Insert]
+) -> Select[int]:
+    """The statement that makes a ready row queued and stages its task: no lock outlives it.
+
+    Building it takes longer than PostgreSQL takes to run it: a domain builds it once, with bind
+    parameters in its guards, and gives it to `queue()`.
 
     Args:
         guards: which row, and under which conditions.
-        request_id: the Idempotency-Key; travels with the message into every log line.
         record: the domain's own insert, from the columns id, send_no, request_id of the queued
             rows.
-
-    Returns:
-        The new send number, or None when the guards found no row.
     """
     states = model.lifecycle
     queued = (
@@ -112,17 +127,28 @@ def queue(
         .values(
             status=states.queued,
             send_no=model.send_no + 1,
-            request_id=request_id,
+            request_id=bindparam("key", type_=String),
             accepted_at=func.now(),
         )
         .returning(model.id, model.send_no, model.request_id)
         .cte("queued")
     )
-    return session.execute(
-        select(queued.c.send_no).add_cte(
-            record(queued).cte("recorded"), staging(model, queued).cte("staged")
-        )
-    ).scalar_one_or_none()
+    return select(queued.c.send_no).add_cte(
+        record(queued).cte("recorded"), staging(model, queued).cte("staged")
+    )
+
+
+def queue(session: Session, statement: Select[int], *, key: str, **values: Any) -> int | None:
+    """Run what `queueing()` made.
+
+    Args:
+        key: the Idempotency-Key; travels with the message into every log line.
+        values: of the bind parameters in the guards.
+
+    Returns:
+        The new send number, or None when the guards found no row.
+    """
+    return session.execute(statement, {"key": key, **values}).scalar_one_or_none()
 
 
 def restage(

@@ -6,10 +6,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CTE, Insert, and_, exists, insert, select, tuple_
+from sqlalchemy import CTE, Insert, Select, and_, bindparam, exists, insert, select, tuple_
 from sqlalchemy.orm import Session
 
 from app.accounts.ownership import require_owner
@@ -98,6 +99,16 @@ class SendAnswer:
     status: str = QUEUED
 
 
+@cache
+def _queueing() -> Select[int]:
+    return delivery.queueing(
+        Gift,
+        Gift.id == bindparam("gift"),
+        Gift.account_id == bindparam("account"),
+        record=_remember,
+    )
+
+
 def request_send(
     session: Session, principal: Principal, gift_id: UUID, request_id: str
 ) -> SendAnswer:
@@ -109,12 +120,7 @@ def request_send(
         Conflict: it was queued under another key.
     """
     queued = delivery.queue(
-        session,
-        Gift,
-        Gift.id == gift_id,
-        Gift.account_id == principal.account_id,
-        request_id=request_id,
-        record=_remember,
+        session, _queueing(), key=request_id, gift=gift_id, account=principal.account_id
     )
     if queued is not None:
         log.info("gift queued", extra={"gift_id": str(gift_id), "status": QUEUED})

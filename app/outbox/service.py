@@ -13,6 +13,7 @@ from sqlalchemy import (
     Insert,
     Select,
     String,
+    bindparam,
     cast,
     func,
     insert,
@@ -69,16 +70,20 @@ def staging(
         rows.with_only_columns(
             literal(columns["queue"]),
             literal(columns["task"]),
-            literal(columns["headers"], JSONB).op("||")(headers),
+            # Asked for at each execution: the statement may be built once and kept.
+            bindparam(None, callable_=_context_headers, type_=JSONB).op("||")(headers),
             kwargs,
         ),
     )
 
 
 def _columns(message: Message) -> dict[str, Any]:
+    return {"queue": message.queue, "task": message.task, "headers": _context_headers()}
+
+
+def _context_headers() -> dict[str, Any]:
     known = context.fields()
-    headers = {name: known[name] for name in context.CARRIED if name in known}
-    return {"queue": message.queue, "task": message.task, "headers": headers}
+    return {name: known[name] for name in context.CARRIED if name in known}
 
 
 _TAKE = text(

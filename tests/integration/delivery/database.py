@@ -42,7 +42,11 @@ class Both(Scheme):
     def queue(self, gift: int) -> None:
         super().queue(gift)
         with db.transaction() as session:
-            service.queue(session, Gift, Gift.id == self.ids[gift], request_id="key", record=record)
+            service.queue(
+                session,
+                service.queueing(Gift, Gift.id == self.ids[gift], record=record),
+                key="key",
+            )
         self._compare(gift)
 
     def ask_again(self, gift: int) -> None:

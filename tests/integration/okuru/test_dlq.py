@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -332,6 +334,15 @@ def test_killed_before_the_letters_are_deleted_and_run_again_nothing_is_lost_or_
     assert operator.rows("SELECT count(*) FROM redrives") == [(4,)]
 
 
+def environment(operator: Operator, settings: Any) -> dict[str, str]:
+    return {
+        **os.environ,
+        "DATABASE_URL": settings.database_url,
+        "QUEUE_URL_PREFIX": settings.queue_url_prefix,
+        "AWS_ENDPOINT_URL": operator.sqs_url,
+    }
+
+
 #: The command, with letters that are hidden for a short time only.
 HASTY = """
 from okuru.cli import main
@@ -344,15 +355,9 @@ main()
 def test_killed_for_real_at_any_moment_and_run_again(operator: Operator, settings: Any) -> None:
     """Another process, SIGKILLed once it has begun: what it did not do, the next one does."""
     made = [operator.failed_gift(f"order-{number}") for number in range(12)]
-    environment = {
-        **os.environ,
-        "DATABASE_URL": settings.database_url,
-        "QUEUE_URL_PREFIX": settings.queue_url_prefix,
-        "AWS_ENDPOINT_URL": operator.sqs_url,
-    }
     command = [sys.executable, "-c", HASTY, "dlq", "redrive", "gifts", *YES, "--rate", "4"]
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command, env=environment(operator, settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         deadline = time.monotonic() + 60
         while len(operator.staged()) < 3:
@@ -445,6 +450,29 @@ def test_a_limit_is_kept(operator: Operator) -> None:
 
     assert answer["counts"] == {"discarded": 13}
     assert len(operator.letters()) == 12
+
+
+def test_a_terminal_shows_how_far_it_is(operator: Operator, settings: Any) -> None:
+    for number in range(3):
+        operator.put(f"poison {number}")
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", HASTY, "dlq", "discard", "gifts", *YES, "--rate", "5"],
+        env={**environment(operator, settings), "TERM": "xterm", "COLUMNS": "100"},
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+    ) as process:
+        os.close(theirs)
+        written = b""
+        with suppress(OSError):  # the end of a terminal
+            while read := os.read(ours, 65536):
+                written += read
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"discard" in written
+    assert b"0/3" in written
+    assert b"3/3" in written
+    assert operator.letters() == set()
 
 
 def test_what_does_not_fit_stays_and_ends_the_reading(operator: Operator) -> None:

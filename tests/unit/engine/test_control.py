@@ -210,6 +210,17 @@ def test_a_command_runs_on_the_event_loop(
     assert ask("ping") == {"ok": "pong"}
 
 
+def test_a_command_that_asks_for_no_reply_gets_none(
+    node: Node, consumer: Consumer, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran = threading.Event()
+    node.handlers["mark"] = lambda state: ran.set()
+    consumer.start()
+    Listener(node, lambda: None)._on_message({"method": "mark", "arguments": {}}, None)
+    assert ran.is_set()
+    assert not caplog.records
+
+
 def test_a_stuck_event_loop_gives_no_reply_and_runs_no_command_later(
     ask: Callable[..., Any], consumer: Consumer, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
