@@ -156,9 +156,11 @@ def test_a_failed_receive_is_handed_on_whatever_its_status(status: int) -> None:
 
 def test_an_answer_that_cannot_be_read_is_a_failed_receive() -> None:
     connection = Connection.__new__(Connection)  # without a client: every reading fails
-    answer = connection._on_list_ready(None, None, "ReceiveMessage", SimpleNamespace(status=200))
-    assert isinstance(answer, ReceiveFailed)
-    assert "unreadable" in str(answer)
+    for body, said in [(b'{"Messages": []}', "unreadable"), (b"<html>", "not SQS's")]:
+        response = SimpleNamespace(status=200, read=lambda body=body: body)
+        answer = connection._on_list_ready(None, None, "ReceiveMessage", response)
+        assert isinstance(answer, ReceiveFailed)
+        assert said in str(answer)
 
 
 def test_failed_receives_are_said_once_and_come_back_ever_later(
