@@ -121,7 +121,7 @@ class Settlement(threading.Thread):
             self._say(failing=True, why=type(error).__name__)
             failed = list(orders)
         else:
-            self._say(failing=False)
+            self._say(failing=len(failed) == len(orders), why="it settled none of a batch")
         retry_at = time.monotonic() + RETRY_EVERY
         self._later += [(retry_at, order) for order in failed]
 
