@@ -142,7 +142,9 @@ def test_a_plain_ping_is_answered(answering: Stack) -> None:
 def test_inspect_shows_what_a_worker_does(
     answering: Stack, client: Client, watch: Callable[..., Any]
 ) -> None:
-    assert {"gifts.send", "delivery.reconcile"} <= set(inspect(answering, "registered"))
+    # Celery writes a limit that another test has set behind the name.
+    registered = {each.partition(" ")[0] for each in inspect(answering, "registered")}
+    assert {"gifts.send", "delivery.reconcile"} <= registered
 
     stats = inspect(answering, "stats")
     assert stats["pid"] == answering.processes["worker"].pid

@@ -198,7 +198,8 @@ def test_one_half_of_sqs_fails_and_the_other_works(site: Site, actions: tuple[st
     worker = site.worker("steady")
     names = {f"half-{n}" for n in range(6)}
     with site.proxy.fault(Fault.ERROR_503, *actions):
-        site.wait_until(lambda: not site.proxy.at_work(), within=POLL_WAIT + 3, what="no poll")
+        if "ReceiveMessage" in actions:  # one that is open would still bring messages
+            site.wait_until(lambda: not site.proxy.at_work(), within=POLL_WAIT + 3, what="no poll")
         site.send_many("steady", "noop", [{"n": n} for n in names])
         site.wait_until(
             lambda: len([c for c in site.proxy.find(*actions) if c.fault]) >= 2,
