@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -19,16 +18,6 @@ OUTCOMES = {Cause.TIME_LIMIT: "timeout", Cause.WORKER_LOST: "lost", Cause.RAISED
 
 #: No other receive of such a message can help.
 HOPELESS = (Cause.BAD_MESSAGE, Cause.UNKNOWN_TASK)
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """The failed delivery, as app.delivery knows one."""
-
-    message_id: str
-    receive_count: int
-    last_receive: bool
-    worker: str
 
 
 class Okuru:
@@ -79,9 +68,7 @@ class Okuru:
                 model,
                 subject_id,
                 send_no,
-                Delivery(
-                    failure.message_id, failure.receive_count, failure.last_receive, failure.worker
-                ),
+                failure,  # it says which delivery it was, as app.delivery knows one
                 delivery.Failure(outcome, failure.cause, failure.reason),
             )
         if verdict is not None:
