@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import psycopg2
 from alembic import command
@@ -86,14 +87,16 @@ RELAY = Role("relay", statement=10, lock=3, idle_in_transaction=30, pool=3)
 OPERATOR = Role("operator", statement=60, lock=5, idle_in_transaction=60, pool=5)
 
 _sessions = sessionmaker(expire_on_commit=False)
+_autocommit = sessionmaker(expire_on_commit=False)
 
 
 def configure(settings: Settings, role: Role) -> Engine:
-    """Bind this process's `transaction()` to the database of `settings`."""
+    """Bind this process's `transaction()` and `autocommit()` to the database of `settings`."""
     global _answer_within
     _answer_within = role.statement + 2
     engine = engine_for(settings.database_url, role, pool_size=settings.db_max_open_conns)
     _sessions.configure(bind=engine)
+    _autocommit.configure(bind=engine.execution_options(isolation_level="AUTOCOMMIT"))
     return engine
 
 
@@ -115,19 +118,24 @@ def engine_for(database_url: str, role: Role, *, pool_size: int = 0) -> Engine:
         **pool,
     )
     ping = engine.dialect.do_ping
+    pinged: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
     def do_ping(connection: Any) -> bool:
+        now = time.monotonic()
+        if now - pinged.get(connection, -TRUSTED) < TRUSTED and not _hung_up(connection):
+            return True
         with _answering_within(GREETING):
-            return bool(ping(connection))
+            alive = bool(ping(connection))
+        pinged[connection] = now
+        return alive
 
     engine.dialect.do_ping = do_ping  # type: ignore[assignment,method-assign]
     return engine
 
 
-def glance() -> AbstractContextManager[Session]:
-    """A session for one statement that is a transaction by itself: no BEGIN, no COMMIT."""
-    engine: Engine = _sessions.kw["bind"]
-    return _sessions(bind=engine.execution_options(isolation_level="AUTOCOMMIT"))
+def autocommit() -> AbstractContextManager[Session]:
+    """A session each of whose statements is a transaction of its own: no BEGIN, no COMMIT."""
+    return _autocommit()
 
 
 def transaction() -> AbstractContextManager[Session]:
@@ -157,6 +165,9 @@ def require_ready() -> None:
 
 #: Seconds to wait for what a healthy server does at once: take a connection, answer `SELECT 1`.
 GREETING = 2.0
+#: Seconds for which a connection that answered is taken to be alive: asking it at every checkout
+#: would double the round trips of a request.
+TRUSTED = 0.2
 #: Seconds. A frozen server sends nothing, not even the error of its own statement_timeout, and
 #: libpq would wait for ever. `configure()` sets it above the statement timeout of the role.
 _answer_within = OPERATOR.statement + 2
@@ -178,6 +189,13 @@ def _wait_with_deadline(connection: Any) -> None:
         poller.register(connection.fileno(), _POLL_EVENTS[state])
         if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
             raise psycopg2.OperationalError(f"the database sent no answer for {within} s")
+
+
+def _hung_up(connection: Any) -> bool:
+    """Whether the server has ended an idle connection: it says so before it goes, as TCP does."""
+    poller = select.poll()
+    poller.register(connection.fileno(), select.POLLIN)
+    return bool(poller.poll(0))
 
 
 @contextmanager

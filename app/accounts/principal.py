@@ -38,7 +38,7 @@ def install(app: Flask, *, allow_local: bool) -> None:
         if request.endpoint is None or request.endpoint in PUBLIC:
             return  # an unknown path is a 404 for everyone
         key = request.headers.get("X-API-Key")
-        with db.glance() as session:
+        with db.autocommit() as session:
             if key is not None:
                 g.principal = service.authenticate(session, key)
             elif allow_local and _comes_from_here():

@@ -6,10 +6,11 @@ import hashlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import Row, Select, bindparam, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -41,14 +42,18 @@ def authenticate(session: Session, key: str) -> Principal:
     Raises:
         Unauthenticated: no such key, or it was revoked: the caller learns no more than that.
     """
-    row = session.execute(
-        select(ApiKey.user_id, ApiKey.role).where(
-            ApiKey.hash == _digest(key), ApiKey.revoked_at.is_(None)
-        )
-    ).one_or_none()
+    row = session.execute(_principal(), {"digest": _digest(key)}).one_or_none()
     if row is None:
         raise Unauthenticated("the API key is unknown or revoked")
     return Principal(row.user_id, row.role)
+
+
+@cache
+def _principal() -> Select[UUID, str]:
+    """Built once: every request asks."""
+    return select(ApiKey.user_id, ApiKey.role).where(
+        ApiKey.hash == bindparam("digest"), ApiKey.revoked_at.is_(None)
+    )
 
 
 def local_operator(session: Session) -> Principal:

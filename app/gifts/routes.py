@@ -100,7 +100,7 @@ def send(headers: dict[str, Any], gift_id: UUID) -> ResponseReturnValue:
     Answers as soon as the promise is in the database. The same key may ask again at any time and
     gets the same body; another key gets 409.
     """
-    with db.transaction() as session:
+    with db.autocommit() as session:
         answer = service.request_send(session, current(), gift_id, headers["idempotency_key"])
     return _accepted(answer)
 

@@ -22,8 +22,6 @@ from tasks.engine.catalogue import Catalogue
 from tasks.engine.control import install
 from tests.acceptance.client import Client, wait_until
 
-pytestmark = pytest.mark.xdist_group("stack")
-
 #: Seconds. A worker comes back to a Valkey that was away for up to 30 s, and jitter.
 BACK_WITHIN = 60.0
 #: The stack's only worker: whoever names it waits for no other's reply.

@@ -10,13 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import psutil
-import pytest
 import requests
 
 from okuru.stack.stack import Stack
 from tests.acceptance.client import Client, wait_until
-
-pytestmark = pytest.mark.xdist_group("stack")
 
 
 def assert_sent_once(client: Client, gift_ids: list[str], *, within: float) -> None:

@@ -18,8 +18,6 @@ from sqlalchemy.exc import DBAPIError
 from okuru.stack.stack import Stack
 from tests.acceptance.client import Client, fresh_key, wait_until
 
-pytestmark = pytest.mark.xdist_group("stack")
-
 #: Seconds. The open poll of a worker that another test has just stopped may have taken a message:
 #: it is hidden for the visibility timeout of 30 s.
 SOON = 75

@@ -16,8 +16,6 @@ from okuru.stack.home import Home
 from tests.acceptance.chaos.scenarios import SCENARIOS
 from tests.acceptance.chaos.world import Run, settle, world
 
-pytestmark = pytest.mark.xdist_group("chaos")
-
 #: Sends of the largest scenarios.
 SENDS = 60
 

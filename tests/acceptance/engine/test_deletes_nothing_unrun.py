@@ -13,8 +13,6 @@ from tests.acceptance.engine.messages import envelope, task
 from tests.acceptance.engine.queues import MAX_RECEIVES
 from tests.acceptance.engine.site import START_WITHIN, Site
 
-pytestmark = pytest.mark.xdist_group("engine-deletes")
-
 DIES_WITHIN = 45.0
 PAST = "2001-01-01T00:00:00+00:00"
 REVOKED = "11111111-1111-1111-1111-111111111111"

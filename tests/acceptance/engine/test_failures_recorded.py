@@ -17,8 +17,6 @@ from tests.acceptance.engine.messages import task
 from tests.acceptance.engine.queues import MAX_RECEIVES
 from tests.acceptance.engine.site import Site
 
-pytestmark = pytest.mark.xdist_group("engine-failures")
-
 DIES_WITHIN = 60.0
 
 #: How a task ends, as what the application is told.

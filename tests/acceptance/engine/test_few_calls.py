@@ -5,12 +5,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-import pytest
-
 from tests.acceptance.engine.proxy import Call
 from tests.acceptance.engine.site import POLL_WAIT, Site
-
-pytestmark = pytest.mark.xdist_group("engine-calls")
 
 #: Receive and delete calls a message, together.
 AT_MOST = 0.35

@@ -13,8 +13,6 @@ from tests.acceptance.engine.messages import task
 from tests.acceptance.engine.queues import MAX_RECEIVES
 from tests.acceptance.engine.site import Site
 
-pytestmark = pytest.mark.xdist_group("engine-foreign")
-
 DIES_WITHIN = 45.0
 
 #: The task takes JSON objects.

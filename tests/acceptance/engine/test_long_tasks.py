@@ -8,8 +8,6 @@ import pytest
 
 from tests.acceptance.engine.site import Site
 
-pytestmark = pytest.mark.xdist_group("engine-long")
-
 
 def test_a_task_of_three_times_the_timeout_starts_once(site: Site) -> None:
     """With another worker that would love to have it, and a task that waits for its turn."""

@@ -15,8 +15,6 @@ from tests.acceptance.engine.conftest import MakeSite
 from tests.acceptance.engine.proxy import Fault
 from tests.acceptance.engine.site import POLL_WAIT, Site, Worker
 
-pytestmark = pytest.mark.xdist_group("engine-broker")
-
 FAULTS = [
     Fault.ERROR_500,
     Fault.ERROR_503,

@@ -21,8 +21,6 @@ from tests.acceptance.engine.messages import envelope, task
 from tests.acceptance.engine.queues import MAX_RECEIVES
 from tests.acceptance.engine.site import Site
 
-pytestmark = pytest.mark.xdist_group("engine-messages")
-
 #: Five receives with a second between each, and the long poll that finds it dead.
 DIES_WITHIN = 45.0
 

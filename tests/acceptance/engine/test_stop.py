@@ -5,11 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-import pytest
-
 from tests.acceptance.engine.site import POLL_WAIT, Site
-
-pytestmark = pytest.mark.xdist_group("engine-stop")
 
 
 def test_what_runs_is_finished_and_what_waits_goes_to_another_worker_at_once(site: Site) -> None:

@@ -17,7 +17,6 @@ from tasks.engine.catalogue import Catalogue
 from tasks.engine.settlement import Settlement
 from tests.integration.celery_app import running_sqs
 
-pytestmark = pytest.mark.xdist_group("own-sqs")
 REGION = "ap-northeast-1"
 
 

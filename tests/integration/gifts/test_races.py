@@ -14,8 +14,6 @@ from sqlalchemy import Engine, text
 from app import db
 from tests.integration.api import WebServer, contents, empty, web_server
 
-pytestmark = pytest.mark.xdist_group("web-server")
-
 CALLERS = 100
 
 

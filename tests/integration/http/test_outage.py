@@ -23,9 +23,6 @@ from okuru.stack.home import Home
 from okuru.stack.postgres import Postgres
 from tests.integration.api import contents, eventually, refused
 
-# Its own server, started once: only one test process needs it.
-pytestmark = pytest.mark.xdist_group("own-postgres")
-
 #: An API that is less patient than ours, so that the tests are not either; except with statements:
 #: no limit of theirs comes before that of a greeting.
 IMPATIENT = replace(db.API, statement=30, lock=0.3, pool=0.3)
@@ -203,8 +200,10 @@ def test_after_a_restart_not_even_the_first_request_fails(
 
 
 def test_a_frozen_database_is_503_within_bounds_and_back_by_itself(
-    client: FlaskClient, postgres: Postgres
+    client: FlaskClient, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What answered less than TRUSTED ago waits for its statement's limit instead."""
+    monkeypatch.setattr(db, "TRUSTED", 0.0)
     assert_back(client)
 
     with frozen(postgres):

@@ -20,8 +20,6 @@ from app import db
 from app.http.context import MAX_BODY_BYTES
 from tests.integration.api import WebServer, empty, eventually, samples, web_server
 
-pytestmark = pytest.mark.xdist_group("web-server")
-
 REQUESTS = 60
 
 
