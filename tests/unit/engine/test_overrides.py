@@ -14,16 +14,20 @@ from typing import Any
 import pytest
 from celery import Celery, Task
 from celery.app.amqp import AMQP
+from celery.app.control import Control as CeleryControl
 from celery.exceptions import Reject
 from celery.worker import WorkController, state
 from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.request import Request
+from kombu import Connection, Producer, pidbox
+from kombu.asynchronous import Hub
 from kombu.asynchronous.aws.connection import AsyncHTTPSConnection
 from kombu.asynchronous.aws.sqs.connection import AsyncSQSConnection
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
-from kombu.transport import SQS, virtual
+from kombu.transport import SQS, redis, virtual
+from kombu.transport.redis import MultiChannelPoller
 
-from tasks.engine import consumer, publisher, transport
+from tasks.engine import consumer, control, publisher, transport
 from tasks.engine import task as engine_task
 
 
@@ -85,6 +89,37 @@ OVERRIDDEN = [
         "(self, reason, terminated, signum, expired)",
     ),
     (engine_task.Task, Task, "__call__", "(self, *args, **kwargs)"),
+    (
+        control.Node,
+        pidbox.Node,
+        "dispatch",
+        "(self, method, arguments=None, reply_to=None, ticket=None, **kwargs)",
+    ),
+    (
+        control.Mailbox,
+        pidbox.Mailbox,
+        "producer_or_acquire",
+        "(self, producer=None, channel=None)",
+    ),
+    (
+        control.OneTry,
+        Producer,
+        "publish",
+        "(self, body, routing_key=None, delivery_mode=None, mandatory=False, immediate=False,"
+        " priority=0, content_type=None, content_encoding=None, serializer=None, headers=None,"
+        " compression=None, exchange=None, retry=False, retry_policy=None, declare=None,"
+        " expiration=None, timeout=None, confirm_timeout=None, **properties)",
+    ),
+    (
+        control.Control,
+        CeleryControl,
+        "broadcast",
+        "(self, command, arguments=None, destination=None, connection=None, reply=False,"
+        " timeout=1.0, limit=None, callback=None, channel=None, pattern=None, matcher=None,"
+        " **extra_kwargs)",
+    ),
+    (control.Control, CeleryControl, "purge", "(self, connection=None)"),
+    (control.Control, CeleryControl, "discard_all", "(self, connection=None)"),
 ]
 
 
@@ -117,6 +152,12 @@ RELIED_ON: list[tuple[Callable[..., Any], str]] = [
         "(self, strict=None, timeout=20.0, http_client=None)",
     ),
     (Reject.__init__, "(self, reason=None, requeue=False)"),
+    (pidbox.Node.handle, "(self, method, arguments=None)"),
+    (pidbox.Node.listen, "(self, channel=None, callback=None)"),
+    (pidbox.Node.handle_message, "(self, body, message=None)"),
+    (pidbox.Node.reply, "(self, data, exchange, routing_key, ticket, **kwargs)"),
+    (MultiChannelPoller.maybe_check_subclient_health, "(self)"),
+    (Hub.call_soon, "(self, callback, *args)"),
 ]
 
 
@@ -144,6 +185,11 @@ def test_the_attributes_that_the_engine_touches_are_there() -> None:
     assert "should_terminate" in inspect.getsource(state.maybe_shutdown)
     assert state.reserved_requests is not None
     assert "bucket.contents" in inspect.getsource(CeleryConsumer._schedule_bucket_request)
+    # control.py: whoever asks for the mailbox gets ours, and its nodes are ours.
+    assert "self.mailbox = self.Mailbox(" in inspect.getsource(CeleryControl.__init__)
+    assert "node_cls" in inspect.getsource(pidbox.Mailbox.Node)
+    assert "self.control_cls" in inspect.getsource(Celery)
+    assert redis.Transport(Connection("redis://")).cycle.maybe_check_subclient_health
 
 
 def test_a_rejected_task_reaches_the_channel_through_its_request() -> None:
