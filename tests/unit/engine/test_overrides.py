@@ -105,18 +105,22 @@ OVERRIDDEN = [
         control.OneTry,
         Producer,
         "publish",
-        "(self, body, routing_key=None, delivery_mode=None, mandatory=False, immediate=False,"
-        " priority=0, content_type=None, content_encoding=None, serializer=None, headers=None,"
-        " compression=None, exchange=None, retry=False, retry_policy=None, declare=None,"
-        " expiration=None, timeout=None, confirm_timeout=None, **properties)",
+        (
+            "(self, body, routing_key=None, delivery_mode=None, mandatory=False, immediate=False,"
+            " priority=0, content_type=None, content_encoding=None, serializer=None, headers=None,"
+            " compression=None, exchange=None, retry=False, retry_policy=None, declare=None,"
+            " expiration=None, timeout=None, confirm_timeout=None, **properties)"
+        ),
     ),
     (
         control.Control,
         CeleryControl,
         "broadcast",
-        "(self, command, arguments=None, destination=None, connection=None, reply=False,"
-        " timeout=1.0, limit=None, callback=None, channel=None, pattern=None, matcher=None,"
-        " **extra_kwargs)",
+        (
+            "(self, command, arguments=None, destination=None, connection=None, reply=False,"
+            " timeout=1.0, limit=None, callback=None, channel=None, pattern=None, matcher=None,"
+            " **extra_kwargs)"
+        ),
     ),
     (control.Control, CeleryControl, "purge", "(self, connection=None)"),
     (control.Control, CeleryControl, "discard_all", "(self, connection=None)"),
