@@ -87,7 +87,6 @@ RELAY = Role("relay", statement=10, lock=3, idle_in_transaction=30, pool=3)
 OPERATOR = Role("operator", statement=60, lock=5, idle_in_transaction=60, pool=5)
 
 _sessions = sessionmaker(expire_on_commit=False)
-_autocommit = sessionmaker(expire_on_commit=False)
 
 
 def configure(settings: Settings, role: Role) -> Engine:
@@ -96,7 +95,6 @@ def configure(settings: Settings, role: Role) -> Engine:
     _answer_within = role.statement + 2
     engine = engine_for(settings.database_url, role, pool_size=settings.db_max_open_conns)
     _sessions.configure(bind=engine)
-    _autocommit.configure(bind=engine.execution_options(isolation_level="AUTOCOMMIT"))
     return engine
 
 
@@ -133,9 +131,19 @@ def engine_for(database_url: str, role: Role, *, pool_size: int = 0) -> Engine:
     return engine
 
 
-def autocommit() -> AbstractContextManager[Session]:
+@contextmanager
+def autocommit() -> Iterator[Session]:
     """A session each of whose statements is a transaction of its own: no BEGIN, no COMMIT."""
-    return _autocommit()
+    with _sessions() as session:
+        # Not by SQLAlchemy's isolation_level, which is two round trips of SET (psycopg2 keeps it
+        # in the server's session as soon as it is not the default).
+        connection: Any = session.connection().connection.dbapi_connection
+        connection.autocommit = True
+        try:
+            yield session
+        finally:
+            if not connection.closed:
+                connection.autocommit = False
 
 
 def transaction() -> AbstractContextManager[Session]:

@@ -27,6 +27,8 @@ from app.http.pagination import page
 from app.idempotency import service as idempotency
 from app.idempotency.headers import REPLAYED, OptionalKey, RequiredKey, mark
 
+SEND_OUT = SendOut()
+
 blueprint = Blueprint(
     "gifts", __name__, url_prefix="/gifts", description="Gifts, and sending them once."
 )
@@ -134,7 +136,7 @@ def attempts(gift_id: UUID) -> dict[str, Any]:
 
 
 def _accepted(answer: service.SendAnswer) -> Response:
-    response = jsonify(SendOut().dump(answer))
+    response = jsonify(SEND_OUT.dump(answer))
     response.status_code = 200 if answer.replayed else 202
     return mark(response, replayed=answer.replayed)
 

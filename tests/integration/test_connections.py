@@ -183,5 +183,33 @@ def test_a_connection_that_the_server_ended_just_now_is_replaced(
         assert backend(connection) != pid
 
 
+def test_a_statement_in_autocommit_is_kept_whatever_comes_after_it(hasty: Engine) -> None:
+    with suppress(ZeroDivisionError), db.autocommit() as session:
+        session.execute(text("INSERT INTO users (email) VALUES ('kept@example.com')"))
+        raise ZeroDivisionError
+    with db.transaction() as session:
+        assert session.execute(text("SELECT email FROM users")).scalars().all() == [
+            "kept@example.com"
+        ]
+
+
+def test_after_autocommit_the_connection_knows_transactions_again(hasty: Engine) -> None:
+    with db.autocommit() as session:
+        pid = session.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    with suppress(ZeroDivisionError), db.transaction() as session:
+        assert session.execute(text("SELECT pg_backend_pid()")).scalar_one() == pid
+        session.execute(text("INSERT INTO users (email) VALUES ('undone@example.com')"))
+        raise ZeroDivisionError
+    with db.transaction() as session:
+        assert session.execute(text("SELECT count(*) FROM users")).scalar_one() == 0
+
+
+def test_autocommit_outlives_a_connection_that_ends_in_it(hasty: Engine) -> None:
+    with pytest.raises(db.OUTAGE_ERRORS), db.autocommit() as session:
+        session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+    with db.autocommit() as session:
+        assert session.execute(text("SELECT 1")).scalar_one() == 1
+
+
 def backend(connection: Connection) -> int:
     return connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
