@@ -13,9 +13,11 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select, text
+from werkzeug.test import EnvironBuilder, run_wsgi_app
 
-from app import db
+from app import create_app, db
 from app.accounts import service as accounts
+from app.accounts.models import User
 from app.config import Settings
 from app.delivery.service import Settle
 from app.gifts import service
@@ -36,10 +38,12 @@ class Place:
     def __init__(self, settings: Settings, url: str, first: int) -> None:
         self.settings = dataclasses.replace(settings, database_url=url, db_max_open_conns=1)
         self.next = first
+        self.api = create_app(self.settings).wsgi_app
         self.engine = db.configure(self.settings, db.WORKER)
         with db.transaction() as session:
-            account = session.execute(select(Gift.account_id).limit(1)).scalar_one()
-        self.principal = accounts.Principal(account, "user")
+            owner = select(User.email).join(Gift, Gift.account_id == User.id).limit(1)
+            email = session.execute(owner).scalar_one()
+            _, self.key = accounts.create_key(session, email=email, role="user", name="steps")
 
     def pages(self) -> int:
         """Buffers that this database's sessions have touched so far."""
@@ -57,8 +61,11 @@ class Place:
 
 
 def accept(place: Place, subject: UUID) -> None:
-    with db.transaction() as session:
-        service.request_send(session, place.principal, subject, f"key-{subject}")
+    """The whole request, without a server's work on it."""
+    headers = {"X-API-Key": place.key, "Idempotency-Key": f"key-{subject}"}
+    request = EnvironBuilder(f"/gifts/{subject}/send", method="POST", headers=headers)
+    _, status, _ = run_wsgi_app(place.api, request.get_environ(), buffered=True)
+    assert status.startswith("202"), status
 
 
 def send(_place: Place, subject: UUID) -> None:
