@@ -27,12 +27,16 @@ from app.delivery.models import Attempt, DeadLetter, deliverables
 from app.delivery.redrive import Command, Outcome
 from okuru.operating import console, database, engine, outages_explained
 from tasks.engine.catalogue import Catalogue
-from tasks.engine.dead_letters import Reading
-from tasks.engine.queues import visible_depth
+from tasks.engine.dead_letters import READING, Reading
+from tasks.engine.queues import depth
 
 if TYPE_CHECKING:
     from tasks.letters import Criteria, Decide, Handled
 
+#: The exit code of a command that Ctrl-C has ended.
+INTERRUPTED = 130
+#: Columns of a terminal below which a letter is a block of lines, not a row.
+TABLE_WIDTH = 180
 #: Characters of a letter's body that `show` shows.
 MAX_BODY = 500
 
@@ -136,6 +140,10 @@ def list_letters(*, limit: int, as_json: bool, **selection: Any) -> None:
     if as_json:
         click.echo(json.dumps({"items": rows}))
         return
+    if console().width < TABLE_WIDTH:
+        for row in rows:
+            console().print(Panel(_grid(row)))
+        return
     table = Table(Column("message", no_wrap=True, min_width=36))  # to be copied whole
     columns = ("task", "subject_id", "request_id", "send_no", "receive_count", "first_seen_at",
                "last_seen_at", "reason")  # fmt: skip
@@ -176,6 +184,7 @@ def _looking(
     with outages_explained(), database(), db.transaction() as session:
         found = letters.find(session, selection["queue"], task=criteria.task, since=criteria.since)
         yield islice((each for each in found if stored_fit(criteria, each[0])), limit)
+    _mention_unknown_fields(criteria)
 
 
 def _criteria(selection: dict[str, Any]) -> Criteria:
@@ -214,12 +223,16 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _panel(shown: dict[str, Any]) -> Panel:
+def _grid(row: dict[str, Any]) -> Table:
     fields = Table.grid(padding=(0, 2))
-    for name, value in shown.items():
-        if name not in ("attempts", "body"):
-            fields.add_row(name, _text(value))
-    fields.add_row("body", Text(shown["body"][:MAX_BODY]))
+    for name, value in row.items():
+        fields.add_row(name, _text(value))
+    return fields
+
+
+def _panel(shown: dict[str, Any]) -> Panel:
+    fields = _grid({name: shown[name] for name in shown if name not in ("attempts", "body")})
+    fields.add_row("body", _text(shown["body"][:MAX_BODY]))
     tried = Table(title="attempts", title_justify="left")
     columns = ("started_at", "receive_count", "worker", "outcome", "error_code", "error_message")
     for column in columns:
@@ -280,19 +293,45 @@ def _act(
     command = Command(actor or f"{getpass.getuser()}@{socket.gethostname()}", reason)
     made = engine()
     queue = made.catalogue[selection["queue"]]
+    criteria = _criteria(selection)
     handled: list[Handled] = []
+    interrupted = False
     with outages_explained(), database():
-        depth = visible_depth(made.sqs, made.catalogue.url(queue.dead_letter_queue))
+        lie = depth(made.sqs, made.catalogue.url(queue.dead_letter_queue))
         with Reading(made.sqs, made.catalogue, queue) as reading:
             found = handle(
-                reading, _criteria(selection), decide(command),
+                reading, criteria, decide(command),
                 limit=limit, rate=rate, dry_run=dry_run,
             )  # fmt: skip
-            total = depth if limit is None else min(limit, depth)
-            handled.extend(_with_progress(found, total, verb, quiet=as_json))
+            total = lie.visible if limit is None else min(limit, lie.visible)
+            try:
+                for each in _with_progress(found, total, verb, quiet=as_json):
+                    handled.append(each)
+            except KeyboardInterrupt:
+                interrupted = True
     _report(verb, handled, command, dry_run=dry_run, as_json=as_json)
+    _mention_unknown_fields(criteria)
+    if lie.in_flight:
+        click.echo(
+            f"{lie.in_flight} more were hidden by another look at the queue: run it again in"
+            f" {READING} s",
+            err=True,
+        )
+    if interrupted:
+        click.echo(
+            f"interrupted: what was decided is kept under batch {command.batch}; {verb} again for"
+            " the rest",
+            err=True,
+        )
+        raise SystemExit(INTERRUPTED)
     if not dry_run and not all(each.deleted for each in handled):
         raise SystemExit(1)
+
+
+def _mention_unknown_fields(criteria: Criteria) -> None:
+    """A field that no letter has is rather a slip of the hand than a wish."""
+    for name in sorted(criteria.match.keys() - criteria.met):
+        click.echo(f"no letter that was looked at has a field {name}", err=True)
 
 
 def _with_progress(found: Iterable[T], total: int, verb: str, *, quiet: bool) -> Iterator[T]:
@@ -331,7 +370,7 @@ def _report(
                 Text(each.letter.message_id),
                 _text(each.letter.task),
                 _text(_id(each.letter.subject_id)),
-                Text(": ".join(filter(None, [each.decision.outcome, each.decision.why]))),
+                _text(": ".join(filter(None, [each.decision.outcome, each.decision.why]))),
             )
         console().print(table)
     said = ", ".join(f"{number} {outcome}" for outcome, number in sorted(counts.items()))
@@ -360,4 +399,8 @@ def _moment(value: datetime | None) -> str | None:
 
 
 def _text(value: Any) -> Text:
-    return Text("" if value is None else str(value))
+    """What a message says is not to steer a terminal, nor to turn the direction of a line."""
+    shown = "" if value is None else str(value)
+    return Text(
+        "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in shown)
+    )

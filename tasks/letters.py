@@ -14,14 +14,12 @@ from sqlalchemy.orm import Session
 
 from app import db
 from app.delivery import letters, redrive
-from app.delivery.models import DeadLetter, deliverables
+from app.delivery.models import MAX_SEND_NO, DeadLetter, deliverables
 from app.delivery.recovery import Letter
 from app.delivery.redrive import Command, Decision
 from app.delivery.service import Model
-from tasks.engine.dead_letters import BATCH, DeadMessage, Reading, parse
-
-#: The largest integer that its column holds.
-MAX_SEND_NO = 2**31 - 1
+from tasks.engine import intake
+from tasks.engine.dead_letters import BATCH, DeadMessage, Reading
 
 #: Seconds that SQS may take to ask all of its servers for letters.
 WAIT = 1
@@ -67,6 +65,8 @@ class Criteria:
     since: datetime | None = None
     match: Mapping[str, str] = field(default_factory=dict)
     """Values by the name of an argument of the task, or of a field of the letter."""
+    met: set[str] = field(default_factory=set)
+    """Those names of `match` that a letter had."""
 
     def fit(
         self, about: Mapping[str, Any], kwargs: Mapping[str, Any], first_seen: datetime
@@ -75,11 +75,12 @@ class Criteria:
         Args:
             about: the letter's own fields: message_id, task, subject_id, …
         """
+        known = {**kwargs, **about}
+        self.met.update(self.match.keys() & known.keys())
         if self.task is not None and about["task"] != self.task:
             return False
         if self.since is not None and first_seen < self.since:
             return False
-        known = {**kwargs, **about}
         return all(
             name in known and _says(known[name], wanted) for name, wanted in self.match.items()
         )
@@ -93,8 +94,8 @@ def _says(value: Any, wanted: str) -> bool:
 
 def stored_fit(criteria: Criteria, letter: DeadLetter) -> bool:
     """Whether a letter fits as the reconciler has copied it."""
-    parts = parse(letter.body) or {"kwargs": {}}
-    return criteria.fit(_fields(letter), parts["kwargs"], letter.first_seen_at)
+    said = intake.peek(letter.body)
+    return criteria.fit(_fields(letter), said.kwargs if said else {}, letter.first_seen_at)
 
 
 def _fields(letter: Letter | DeadLetter) -> dict[str, Any]:

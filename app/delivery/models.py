@@ -26,6 +26,9 @@ from app.outbox.service import Message
 #: Executions that one send may have (the customer's document, section 6.3).
 MAX_EXECUTIONS = 5
 
+#: The largest that its column holds.
+MAX_SEND_NO = 2**31 - 1
+
 OUTCOMES = ("sent", "transient", "permanent", "lost", "timeout", "unknown")
 
 

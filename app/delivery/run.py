@@ -11,9 +11,9 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from app import db
-from app.delivery import service
+from app.delivery import failures, service
 from app.delivery.errors import PermanentError, TimedOut, TransientError
-from app.delivery.service import Claim, Delivery, Failure, Model, Verdict
+from app.delivery.service import Claim, Delivery, Failure, Model, Settle, Verdict
 from app.observability import context, logs, metrics
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,16 @@ def deliver(
             claim = service.claim(session, model, subject_id, send_no, delivery)
             if isinstance(claim, Claim):
                 parcel = load(session)
+            elif claim.settle is Settle.RETRY and delivery.last_receive:
+                # What becomes a dead letter now has no attempt that would say why.
+                failures.record_message_failure(
+                    session,
+                    message_id=delivery.message_id,
+                    receive_count=delivery.receive_count,
+                    worker=delivery.worker,
+                    code=claim.reason.upper(),
+                    reason=f"the row is {claim.status}" if claim.status != "-" else "no such row",
+                )
         if isinstance(claim, Verdict):
             metrics.DUPLICATES.labels(kind, claim.reason).inc()
             log.info("not executed: %s", claim.reason, extra={"status": claim.status})

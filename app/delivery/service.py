@@ -29,7 +29,7 @@ from sqlalchemy import update as sql_update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import Update
 
-from app.delivery.models import MAX_EXECUTIONS, Attempt, Deliverable
+from app.delivery.models import MAX_EXECUTIONS, MAX_SEND_NO, Attempt, Deliverable
 from app.outbox import service as outbox
 
 #: Texts from outside are kept short: a provider may answer with a page.
@@ -196,7 +196,12 @@ def claim(
 
     Returns:
         A claim, or a verdict that says what becomes of a message that may not run.
+
+    Raises:
+        ValueError: no message of ours has such a send number.
     """
+    if type(send_no) is not int or not 0 <= send_no <= MAX_SEND_NO:
+        raise ValueError("send_no is no send number")
     execution = session.execute(
         update(model)
         .where(

@@ -8,10 +8,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
+from math import inf
 from typing import Any
 
 from celery.exceptions import CeleryCommandException
 from celery.platforms import EX_USAGE
+from celery.utils.time import rate
 from celery.worker.control import (
     Panel,
     add_consumer,
@@ -21,11 +23,19 @@ from celery.worker.control import (
     pool_grow,
     pool_shrink,
 )
+from celery.worker.control import rate_limit as celery_rate_limit
+from celery.worker.control import time_limit as celery_time_limit
 
 log = logging.getLogger(__name__)
 
 Command = Callable[..., Any]
 
+#: A pool grows to this many times what the worker was started with.
+MAX_GROWTH = 4
+#: Tasks a second: from one a day to more than a worker can do.
+MIN_RATE, MAX_RATE = 1 / 86_400, 1e6
+#: Seconds. The pool looks at its limits about once a second.
+MIN_LIMIT = 1
 _REVOKED = "Celery deletes a revoked message, and its task never runs"
 #: Commands that no worker obeys, and why.
 REFUSED: Mapping[str, str] = {
@@ -52,6 +62,8 @@ def all_commands() -> dict[str, Command]:
         "shutdown": _shutdown,
         "add_consumer": _of_the_catalogue(add_consumer),
         "cancel_consumer": _of_the_catalogue(cancel_consumer),
+        "rate_limit": _rate_limit,
+        "time_limit": _time_limit,
         "pool_grow": _resized(pool_grow, shrinks=False),
         "pool_shrink": _resized(pool_shrink, shrinks=True),
         **{command: partial(_refuse, command) for command in REFUSED},
@@ -83,11 +95,39 @@ def _of_the_catalogue(command: Command) -> Command:
 
 
 def _resized(command: Command, *, shrinks: bool) -> Command:
-    """Celery takes any number, and would end the last process."""
+    """Celery takes any number: it would end the last process, or fill the machine."""
 
     def checked(state: Any, n: int = 1, **_: Any) -> Any:
-        if n < 1 or (shrinks and n >= state.consumer.pool.num_processes):
-            return nok(f"not by {n}: a worker has at least one process")
+        processes = state.consumer.pool.num_processes
+        most = MAX_GROWTH * state.app.conf.worker_concurrency
+        after = processes - n if shrinks else processes + n
+        if n < 1 or not 1 <= after <= most:
+            return nok(f"not by {n}: a worker has 1 to {most} processes, this one {processes}")
         return command(state, n)
 
     return checked
+
+
+def _rate_limit(state: Any, task_name: str, rate_limit: Any, **_: Any) -> Any:
+    """Celery takes a negative rate, of which its event loop never comes back."""
+    try:
+        wanted = rate(rate_limit)
+    except (KeyError, TypeError, ValueError):
+        wanted = -1.0
+    if wanted != 0 and not MIN_RATE <= wanted <= MAX_RATE:
+        return nok(f"no rate: {rate_limit!r}. Say 10/s, 100/m or 1000/h; 0 is no limit")
+    return celery_rate_limit(state, task_name, rate_limit)
+
+
+def _time_limit(state: Any, task_name: str, hard: Any = None, soft: Any = None, **_: Any) -> Any:
+    """Celery changes the task, and not what its consumer has made of it when it began."""
+    for limit in (soft, hard):
+        if limit is not None and not (isinstance(limit, int | float) and MIN_LIMIT <= limit < inf):
+            return nok(f"no time limit: {limit!r}. Say seconds, {MIN_LIMIT} at least")
+    if soft is not None and hard is not None and soft >= hard:
+        return nok(f"the soft limit ({soft:g} s) must come before the hard one ({hard:g} s)")
+    answer = celery_time_limit(state, task_name, hard=hard, soft=soft)
+    task = state.app.tasks.get(task_name)
+    if task is not None:
+        state.consumer.strategies[task_name] = task.start_strategy(state.app, state.consumer)
+    return answer

@@ -30,6 +30,7 @@ from celery.worker.consumer import Tasks
 from celery.worker.control import nok
 from kombu import Connection, Producer, pidbox
 from kombu.exceptions import KombuError
+from kombu.transport import redis
 from kombu.utils.encoding import safe_repr
 from redis.exceptions import RedisError
 
@@ -77,6 +78,7 @@ def connect(url: str, pool_size: int) -> Connection:
     """A connection that is made when it is first used, and tries nothing twice."""
     return Connection(
         url,
+        transport=Transport,
         # kombu would take any certificate. What the URL says of it has precedence.
         ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED} if url.startswith("rediss:") else False,
         transport_options={
@@ -106,8 +108,26 @@ class OneTry(Producer):
         return super().publish(*args, retry=False, **options)
 
 
+class Channel(redis.Channel):
+    def message_to_python(self, raw_message: Any) -> Any:
+        """kombu decompresses before anybody can look: a small message would fill the memory."""
+        if isinstance(raw_message, dict) and isinstance(raw_message.get("headers"), dict):
+            raw_message["headers"].pop("compression", None)
+        return super().message_to_python(raw_message)
+
+
+class Transport(redis.Transport):
+    Channel = Channel
+
+
 class Node(pidbox.Node):
     """A worker's end: runs commands on the event loop and replies from its own thread."""
+
+    def handle_message(self, body: Any, message: Any = None) -> Any:
+        # A regular expression of a few characters can run for years, and holds the interpreter.
+        if isinstance(body, dict) and body.get("matcher") not in (None, "glob"):
+            raise ValueError("the matcher is not glob")
+        return super().handle_message(body, message)
 
     def dispatch(
         self,

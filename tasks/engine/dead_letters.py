@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from tasks.engine import intake
 from tasks.engine.catalogue import Catalogue, Queue
 from tasks.engine.queues import visible_depth
 
@@ -23,7 +23,7 @@ BATCH = 10
 
 @dataclass(frozen=True)
 class DeadMessage:
-    """A message of a dead-letter queue. What is not Celery's has neither task nor arguments."""
+    """A message of a dead-letter queue. What cannot be read has neither task nor arguments."""
 
     message_id: str
     queue: str
@@ -72,7 +72,7 @@ class Reading:
         )
         messages = answer.get("Messages", [])
         self._handles |= {each["MessageId"]: each["ReceiptHandle"] for each in messages}
-        return [_parse(self._queue.name, message) for message in messages]
+        return [_letter(self._queue, message) for message in messages]
 
     def delete(self, message_ids: Sequence[str]) -> set[str]:
         """Take letters of this reading out of the queue, for ever. Returns which SQS deleted."""
@@ -110,33 +110,12 @@ def _portions(entries: Sequence[str]) -> Iterator[Sequence[str]]:
         yield entries[start : start + BATCH]
 
 
-def _parse(queue: str, message: Any) -> DeadMessage:
-    known = {
-        "message_id": message["MessageId"],
-        "queue": queue,
-        "receive_count": int(message["Attributes"]["ApproximateReceiveCount"]),
-        "body": message["Body"],
-    }
-    parts = parse(message["Body"])
-    return DeadMessage(**known) if parts is None else DeadMessage(**known, **parts)
-
-
-def parse(body: str) -> dict[str, Any] | None:
-    """The task, args, kwargs and traceparent of Celery's message; None for any other."""
-    try:
-        envelope = json.loads(body)
-        args, kwargs, _embed = json.loads(envelope["body"])
-        headers = envelope["headers"]
-        task = headers["task"]
-        traceparent = headers.get("traceparent")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return None
-    # JSON may escape what no database keeps as text: NUL, half a surrogate pair.
-    if not isinstance(kwargs, dict) or not isinstance(task, str) or not task.isprintable():
-        return None
-    return {
-        "task": task[:200],
-        "args": tuple(args) if isinstance(args, list) else (args,),
-        "kwargs": kwargs,
-        "traceparent": traceparent,
-    }
+def _letter(queue: Queue, message: Any) -> DeadMessage:
+    said = intake.peek(message["Body"], queue.foreign_task)
+    return DeadMessage(
+        message_id=message["MessageId"],
+        queue=queue.name,
+        receive_count=int(message["Attributes"]["ApproximateReceiveCount"]),
+        body=message["Body"],
+        **(vars(said) if said else {}),
+    )

@@ -126,6 +126,7 @@ class Engine:
             timezone="UTC",
         )
         signals.worker_init.connect(self._check, weak=False)
+        signals.worker_process_init.connect(self._forked, weak=False)
         signals.worker_ready.connect(self._ready, weak=False)
 
     def _check(self, *, sender: Any, **_: Any) -> None:
@@ -138,6 +139,10 @@ class Engine:
             startup.check_queues(self.sqs, self.catalogue, sender.app.amqp.queues.consume_from)
         except startup.Refused as error:
             raise SystemExit(f"this worker does not start: {error}") from None
+
+    def _forked(self, **_: Any) -> None:
+        """In a child of the pool: the client's connections are its parent's, and its siblings'."""
+        self.__dict__.pop("sqs", None)
 
     def _ready(self, *, sender: Any, **_: Any) -> None:
         if self._stop:

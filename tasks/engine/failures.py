@@ -28,9 +28,7 @@ def failure(
     cause: Cause, reason: str, queue: Queue, sqs_message: dict[str, Any], hostname: str
 ) -> Failure:
     receive_count = int(sqs_message["Attributes"]["ApproximateReceiveCount"])
-    task, kwargs = (
-        (queue.foreign_task, {}) if queue.foreign_task else intake.peek(sqs_message["Body"])
-    )
+    said = intake.peek(sqs_message["Body"], queue.foreign_task)
     return Failure(
         cause=cause,
         reason=reason[:MAX_REASON],
@@ -39,8 +37,8 @@ def failure(
         receive_count=receive_count,
         last_receive=receive_count >= queue.max_receive_count,
         worker=f"{hostname}:{os.getpid()}",
-        task=task,
-        kwargs=kwargs,
+        task=said.task if said else None,
+        kwargs=said.kwargs if said else {},
     )
 
 
@@ -77,7 +75,9 @@ class Recorder:
             self._settlement.delete(queue_url, receipt_handle, within=within)
             return
         seconds = returned.delay(queue, failed.receive_count, self._scale)
-        if seconds is not None:
+        if seconds is None:
+            self._settlement.leave(receipt_handle)
+        else:
             self._settlement.hide(queue_url, receipt_handle, seconds, within=within)
 
     def _ask(self, failed: Failure) -> Returned:

@@ -11,12 +11,15 @@ import base64
 import binascii
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 #: A message body in SQS, and so a task's arguments, cannot be longer.
 MAX_BODY = 1024 * 1024
 #: What names a task or a message.
 MAX_NAME = 255
+#: A pool process gets its task pickled, and pickle gives up long before JSON does.
+MAX_DEPTH = 32
 #: Options by which a message asks for other tasks to be run; Celery writes them as null.
 FOLLOW_UPS = ("callbacks", "errbacks", "chain", "chord")
 
@@ -53,14 +56,38 @@ def foreign_message(body: str, task: str, message_id: str) -> dict[str, Any]:
     return _envelope([[body], {}, {}], {"task": task, "id": message_id})
 
 
-def peek(body: str) -> tuple[str | None, dict[str, Any]]:
-    """The task and the arguments of a message that may be anything, as far as can be read."""
+@dataclass(frozen=True)
+class Said:
+    """What a message says that it is. Also one that no worker would run."""
+
+    task: str
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    traceparent: Any = None
+
+
+def peek(body: str, foreign_task: str | None = None) -> Said | None:
+    """What a message says, for whoever asks what it stood for; None if nothing can be read.
+
+    Args:
+        foreign_task: the task of all messages of its queue.
+    """
+    if foreign_task:
+        return Said(foreign_task, (body,))
     try:
-        envelope = celery_message(body, ())
-        _args, kwargs, _embed = json.loads(envelope["body"])
-    except BadMessage:
-        return None, {}
-    return envelope["headers"]["task"], kwargs
+        envelope = _object(_json(body), "the message")
+        headers = _object(envelope.get("headers"), "headers")
+        args, kwargs, _options = _json(str(envelope.get("body")))
+        task = headers.get("task")
+    except (BadMessage, TypeError, ValueError):
+        return None
+    # JSON may escape what no database keeps as text: NUL, half a surrogate pair.
+    if not isinstance(kwargs, dict) or not isinstance(task, str) or not task.isprintable():
+        return None
+    if _is_deeper([args, kwargs], MAX_DEPTH):
+        return None
+    told = tuple(args) if isinstance(args, list) else (args,)
+    return Said(task[:200], told, kwargs, headers.get("traceparent"))
 
 
 def _envelope(payload: Any, headers: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,9 +121,25 @@ def _payload(body: Any, encoding: Any) -> list[Any]:
     args, kwargs, options = payload
     if not isinstance(args, list) or not isinstance(kwargs, dict):
         raise BadMessage("its arguments are no list and no mapping")
+    if _is_deeper(payload, MAX_DEPTH):
+        raise BadMessage("its arguments are nested too deeply")
     if not isinstance(options, dict) or any(options.get(name) for name in FOLLOW_UPS):
         raise BadMessage("it asks for other tasks to be run")
     return [args, kwargs, dict.fromkeys(FOLLOW_UPS)]
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth):
+        level = [
+            child
+            for each in level
+            if isinstance(each, dict | list)
+            for child in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _json(text: str) -> Any:

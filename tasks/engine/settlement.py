@@ -73,6 +73,10 @@ class Settlement(threading.Thread):
     def hide(self, queue_url: str, receipt_handle: str, seconds: int, *, within: float) -> None:
         self._put(Order(queue_url, receipt_handle, seconds, time.monotonic() + within))
 
+    def leave(self, receipt_handle: str) -> None:
+        """Neither: its message is not ours to decide, and is kept invisible no longer."""
+        self._held.drop(receipt_handle)
+
     def close(self, timeout: float) -> None:
         """Carry out what is left, for at most `timeout` seconds."""
         if self.is_alive():
@@ -94,7 +98,7 @@ class Settlement(threading.Thread):
     def _collect(self) -> list[Order]:
         """Wait a while for orders, and then a moment for more; add those that failed before."""
         now = time.monotonic()
-        batch = [order for due, order in self._later if due <= now < order.until]
+        batch = [order for due, order in self._later if due <= now]
         self._later = [(due, order) for due, order in self._later if due > now]
         deadline = now + (LINGER if batch or self._later or self._closing else LOOK_EVERY)
         lingering = False

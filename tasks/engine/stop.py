@@ -86,7 +86,12 @@ class Stop:
             request.give_back()
             return
         request.handed = True
-        self._process_task(request)
+        try:
+            self._process_task(request)
+        except Exception as error:  # noqa: BLE001 - one message must not end the worker
+            # Celery would lose the slot, and the worker with it when it calls this from its loop.
+            self._worker.semaphore.release()
+            request.refuse(f"no process can take it: {type(error).__name__}")
 
     def _waiting(self) -> Iterator[Request]:
         """What no process has: behind the semaphore, or behind a rate limit."""

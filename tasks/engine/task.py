@@ -59,6 +59,12 @@ class Request(CeleryRequest):
         self.message.properties[Returned.PROPERTY] = Returned(Settle.EXPOSE)
         self.reject(requeue=False)
 
+    def refuse(self, reason: str) -> None:
+        """It cannot be run: SQS delivers it until it is a dead letter, with this reason."""
+        self._note(Cause.BAD_MESSAGE, reason)
+        self.reject(requeue=False)
+        state.task_ready(self)
+
     def revoked(self) -> bool:
         return False  # a revoked task would be deleted unrun
 

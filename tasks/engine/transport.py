@@ -246,7 +246,7 @@ class Channel(SQS.Channel):
             receive_count = _receive_count(message.delivery_info["sqs_message"])
             seconds = returned.delay(queue, receive_count, self.engine.retry_scale)
             if seconds is None:
-                self.engine.held.drop(delivery_tag)
+                self.engine.settlement.leave(delivery_tag)
             else:
                 self.engine.settlement.hide(
                     queue_url, delivery_tag, seconds, within=queue.visibility_timeout

@@ -172,7 +172,10 @@ def test_a_pool_grows_and_shrinks(answering: Stack, watch: Callable[..., Any]) -
     assert processes() == before
 
 
-def test_limits_are_changed(answering: Stack) -> None:
+def test_limits_are_changed(answering: Stack, client: Client) -> None:
+    assert "ok" in control(answering, "time_limit", "gifts.send", "1")
+    gift = client.create_and_send(simulate={"delay_ms": 4000})
+    wait_until(lambda: client.outcomes(gift)[:1] == ["timeout"], within=30, what="a timeout")
     assert "ok" in control(answering, "rate_limit", "gifts.send", "100/s")
     assert "ok" in control(answering, "time_limit", "gifts.send", "14", "19")
     attributes = ["rate_limit", "soft_time_limit", "time_limit"]
@@ -181,6 +184,8 @@ def test_limits_are_changed(answering: Stack) -> None:
         in inspect(answering, "registered", *attributes)
     )  # fmt: skip
     assert "ok" in control(answering, "rate_limit", "gifts.send", "0")
+    assert client.wait_until_final([gift], within=60) == {"SENT": 1}
+    assert "no rate" in control(answering, "rate_limit", "gifts.send", "100/x")["error"]
     assert control(answering, "rate_limit", "nothing", "1/s") == {"error": "unknown task"}
 
 

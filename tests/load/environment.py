@@ -15,8 +15,10 @@ HERE = Path(__file__).parent
 PROGRAMS = Path(sys.executable).parent
 #: The virtual environment of requirements/bench.txt.
 BENCH = Path(sys.prefix) / "emulators" / "bench"
-#: Processes of each consumer: one a core of the smallest machine.
-PROCESSES = 2
+#: Processes of each consumer: as many as WORKER_COUNT is by default.
+PROCESSES = 4
+#: Of the web server: one a core of the smallest machine, as WEB_PROCESSES is by default.
+WEB_PROCESSES = 2
 
 
 def common() -> dict[str, str]:
@@ -46,7 +48,7 @@ def application(database_url: str, sqs_url: str, queue_url_prefix: str) -> dict[
         "AWS_ENDPOINT_URL": sqs_url,
         "QUEUE_URL_PREFIX": queue_url_prefix,
         "WORKER_COUNT": str(PROCESSES),
-        "WEB_PROCESSES": str(PROCESSES),
+        "WEB_PROCESSES": str(WEB_PROCESSES),
         "SENDER": "simulated",
         "SEND_FAILURE_RATE": "0",
     }

@@ -80,6 +80,7 @@ POISON: dict[str, str] = {
     "deep JSON": deep(50_000),
     "a deep body": body(body=f"[{deep(50_000)}, {{}}, {{}}]"),
     "deep arguments": json.dumps({**envelope(), "body": f"[[{deep(900)}], 1, {{}}]"}),
+    "arguments too deep for pickle": body(body=f'[[], {{"x": {deep(600)}}}, {{}}]'),
     "pickle": body(content_type="application/x-python-serialize", body="gASVBAAAAAAAAABLAS4="),
     "yaml": body(content_type="application/x-yaml", body="[[], {}, {}]"),
     "an unknown content type": body(content_type="application/x-unknown"),

@@ -144,6 +144,12 @@ def test_a_message_of_another_send(
     assert (verdict.settle, verdict.reason, verdict.status) == expected
 
 
+@pytest.mark.parametrize("send_no", [-1, 2**31, 2**40, True, 1.0, float("nan"), "1", None])
+def test_what_is_no_send_number_is_a_mistake(gift: Gift, send_no: Any) -> None:
+    with db.transaction() as session, pytest.raises(ValueError, match="send_no"):
+        service.claim(session, Gift, gift.id, send_no, Delivery())
+
+
 def test_a_message_about_nothing_is_tried_again(engine: Engine) -> None:
     with db.transaction() as session:
         verdict = service.claim(session, Gift, uuid4(), 1, Delivery())

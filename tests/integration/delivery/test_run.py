@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine, text
@@ -53,6 +54,20 @@ def test_an_effect_that_returns_has_happened(gift: Gift) -> None:
     assert calls == [("QUEUED", 1)]
     assert verdict == Verdict(Settle.DELETE, "done", "SENT")
     assert look(gift).status == "SENT"
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_letter_about_nothing_says_so(engine: Engine, last: bool) -> None:
+    delivery = Delivery("m1", 5, last)
+    verdict = run.deliver(
+        Gift, uuid4(), 1, delivery, load=lambda _: None, effect=lambda *_: pytest.fail("sent")
+    )
+    assert verdict.settle == Settle.RETRY
+    with db.transaction() as session:
+        reasons = session.execute(
+            text("SELECT message_id, error_code, error_message FROM attempts")
+        ).all()
+    assert reasons == ([("m1", "UNKNOWN_SUBJECT", "no such row")] if last else [])
 
 
 ERRORS = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import bz2
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -47,6 +49,7 @@ class Consumer:
         self.hub = Hub()
         self.pool = Pool()
         self.controller = SimpleNamespace(autoscaler=None)
+        self.strategies: dict[str, Any] = {}
         self.queues = ["gifts"]
         self.call_soon = self.hub.call_soon
         self.ended_by: BaseException | None = None
@@ -299,14 +302,57 @@ def test_queues_are_those_of_the_catalogue(ask: Callable[..., Any], consumer: Co
         ("pool_shrink", -1, None),
         ("pool_grow", 0, None),
         ("pool_grow", -1, None),
+        ("pool_grow", 9, 12),
+        ("pool_grow", 10, None),
     ],
 )
-def test_a_pool_keeps_at_least_one_process(
+def test_a_pool_keeps_at_least_one_process_and_fills_no_machine(
     ask: Callable[..., Any], consumer: Consumer, command: str, n: int, left: int | None
 ) -> None:
+    consumer.app.conf.worker_concurrency = 3
     consumer.start()
     assert set(ask(command, n=n)) == {"error" if left is None else "ok"}
     assert consumer.pool.num_processes == (left or 3)
+
+
+@pytest.mark.parametrize("limit", ["-1/s", "x", "nan", "1/x", "1e-9/s", "1e9/s", -1])
+def test_a_rate_that_the_event_loop_would_not_outlive_is_refused(
+    ask: Callable[..., Any], consumer: Consumer, limit: Any
+) -> None:
+    consumer.start()
+    assert "no rate" in ask("rate_limit", task_name="celery.ping", rate_limit=limit)["error"]
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard"), [(0.001, None), (None, "x"), (-1, 5), (5, 5), (1, float("inf")), (1, True)]
+)
+def test_a_time_limit_that_is_none_is_refused(
+    ask: Callable[..., Any], consumer: Consumer, soft: Any, hard: Any
+) -> None:
+    consumer.start()
+    assert "error" in ask("time_limit", task_name="celery.ping", soft=soft, hard=hard)
+
+
+def test_a_regular_expression_is_not_tried(node: Node, consumer: Consumer) -> None:
+    """It could run for years, and hold the interpreter all that time."""
+    consumer.start()
+    asked = {"method": "shutdown", "pattern": "(.|.)*!", "matcher": "pcre"}
+    Listener(node, lambda: None)._on_message(asked, None)
+    Listener(node, lambda: None)._on_message({**asked, "pattern": ".*"}, None)
+    assert consumer.app.engine.stops == 0
+    glob = {"method": "shutdown", "pattern": "worker@*", "matcher": "glob"}
+    Listener(node, lambda: None)._on_message(glob, None)
+    assert consumer.app.engine.stops == 1
+
+
+def test_a_compressed_control_message_stays_small() -> None:
+    raw = {
+        "body": base64.b64encode(bz2.compress(b"0" * 10_000_000)).decode(),
+        "properties": {"delivery_tag": "1", "body_encoding": "base64"},
+        "headers": {"compression": "bzip2"},
+    }
+    channel = control.Channel.__new__(control.Channel)
+    assert len(channel.message_to_python(raw).body) < 1000
 
 
 def test_a_shutdown_is_answered_and_asked_for_once(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.engine.intake import BadMessage, celery_message, foreign_message, peek
+from tasks.engine.intake import BadMessage, Said, celery_message, foreign_message, peek
 
 GOOD: dict[str, Any] = {
     "body": json.dumps([[], {"gift_id": "g"}, {}]),
@@ -58,6 +58,13 @@ def test_celerys_own_encodings_are_read() -> None:
     assert celery_message(outside, ()) == celery_message(changed(), ())
 
 
+def nested(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 BAD = {
     "no JSON": "plain",
     "half a surrogate": json.dumps({**GOOD, "headers": {"task": "\ud800", "id": "1"}}),
@@ -78,9 +85,17 @@ BAD = {
     "kwargs a list": changed(body="[[], [], {}]"),
     "args a mapping": changed(body="[{}, {}, {}]"),
     "options a list": changed(body="[[], {}, []]"),
+    "nested deeply": changed(body=json.dumps([[], {"x": nested(40)}, {}])),
     "a chain": changed(body=json.dumps([[], {}, {"chain": [{"task": "other"}]}])),
     "errbacks": changed(body=json.dumps([[], {}, {"errbacks": [{"task": "other"}]}])),
 }
+
+
+def test_arguments_may_be_nested_a_little() -> None:
+    body = changed(body=json.dumps([[], {"x": nested(20)}, {}]))
+    assert celery_message(body, ())["body"] == json.dumps(
+        [[], {"x": nested(20)}, dict.fromkeys(("callbacks", "errbacks", "chain", "chord"))]
+    )
 
 
 @pytest.mark.parametrize("body", BAD.values(), ids=BAD.keys())
@@ -88,7 +103,28 @@ def test_what_is_no_task_is_refused_with_a_reason(body: str) -> None:
     with pytest.raises(BadMessage) as refused:
         celery_message(body, ())
     assert str(refused.value)
-    assert peek(body) == (None, {})
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_what_a_message_stands_for_is_read_though_no_worker_would_run_it(encoded: bool) -> None:
+    body = json.dumps([[], {"gift_id": "g"}, {"chain": [{"task": "other"}]}])
+    if encoded:
+        body = base64.b64encode(body.encode()).decode()
+    refused = changed(body=body, headers={"task": "gifts.send", "compression": "zap"})
+    if encoded:
+        refused = base64.b64encode(refused.encode()).decode()
+    assert peek(refused) == Said("gifts.send", (), {"gift_id": "g"})
+
+
+@pytest.mark.parametrize(
+    "name", ["no JSON", "deep", "nested deeply", "kwargs a list", "task is a number"]
+)
+def test_what_says_nothing_is_nothing(name: str) -> None:
+    assert peek(BAD[name]) is None
+
+
+def test_a_message_of_a_foreign_queue_stands_for_its_queues_task() -> None:
+    assert peek("anything", "orders.import") == Said("orders.import", ("anything",))
 
 
 JSON = st.recursive(

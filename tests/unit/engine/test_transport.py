@@ -51,6 +51,7 @@ class Orders:
     def __init__(self) -> None:
         self.deleted: list[str] = []
         self.hidden: list[tuple[str, int]] = []
+        self.left: list[str] = []
         self.failed: list[tuple[str, str, int]] = []
         self.queue = URL, 30
 
@@ -61,6 +62,9 @@ class Orders:
     def hide(self, url: str, handle: str, seconds: int, *, within: float) -> None:
         assert (url, within) == self.queue
         self.hidden.append((handle, seconds))
+
+    def leave(self, handle: str) -> None:
+        self.left.append(handle)
 
     def record(self, failed: Failure, _queue: Queue, url: str, handle: str) -> None:
         """In place of the recorder."""
@@ -374,6 +378,7 @@ def test_a_reject_hides_and_never_deletes_or_publishes(
     channel.basic_reject("h1", requeue=requeue)
     assert orders.deleted == []
     assert orders.hidden == ([] if hidden is None else [("h1", hidden)])
+    assert orders.left == (["h1"] if hidden is None else [])
     assert channel._holding["gifts"] == 0
 
 
