@@ -45,7 +45,11 @@ def outages_explained() -> Iterator[None]:
     """Turn what is raised while a part does not answer into one line and exit code 1."""
     try:
         yield
+    except db.NotReady as error:
+        raise click.ClickException(f"{error} (okuru migrate up brings its schema up)") from error
     except db.OUTAGE_ERRORS as error:
-        raise click.ClickException("the database does not answer, or is not migrated") from error
+        raise click.ClickException(
+            "the database at DATABASE_URL does not answer: is it up, and is that its address?"
+        ) from error
     except SQS_ERRORS as error:
-        raise click.ClickException(f"SQS does not do what was asked: {error}") from error
+        raise click.ClickException(f"SQS did not answer, or refused: {error}") from error

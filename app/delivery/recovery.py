@@ -109,7 +109,7 @@ def recover_stalled(
 
     Args:
         visible_depth: messages waiting in the task's queue.
-        untouched_for: the largest back-off plus the visibility timeout.
+        untouched_for: longer than a worker may hold a message or a back-off hide it.
 
     Returns:
         The ids of the rows that were staged again.

@@ -451,6 +451,14 @@ def test_a_row_that_sqs_refuses_stops_no_recovery(gift: Gift) -> None:
     assert recover() == [gift.id]
 
 
+def test_a_row_whose_own_task_is_parked_waits_for_an_operator(gift: Gift) -> None:
+    with db.transaction() as session:
+        parked = {"n": outbox.MAX_REFUSALS}
+        session.execute(text("UPDATE outbox SET refusals = :n, available_at = 'infinity'"), parked)
+    assert recover() == []
+    assert staged() == 1
+
+
 def test_a_sweep_takes_a_portion_and_the_next_one_the_rest(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

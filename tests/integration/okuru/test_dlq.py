@@ -492,7 +492,7 @@ def test_an_outage_is_one_line(operator: Operator, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(operator.engine.__dict__, "sqs", _client_to_nowhere())
     result = operator.run("dlq", "redrive", "gifts")
     assert result.exit_code == 1
-    assert result.output.startswith("Error: SQS does not do what was asked")
+    assert result.output.startswith("Error: SQS did not answer, or refused")
     assert "Traceback" not in result.output
 
 

@@ -81,7 +81,7 @@ def test_an_sqs_that_does_not_answer_is_one_line(
     monkeypatch.setitem(operator.engine.__dict__, "sqs", nowhere)
     result = operator.run("queues", command)
     assert result.exit_code == 1
-    assert result.output.startswith("Error: SQS does not do what was asked")
+    assert result.output.startswith("Error: SQS did not answer, or refused")
     assert len(result.output.splitlines()) == 1
 
 
