@@ -142,7 +142,9 @@ class Engine:
 
     def _forked(self, **_: Any) -> None:
         """In a child of the pool: the client's connections are its parent's, and its siblings'."""
-        self.__dict__.pop("sqs", None)
+        client = self.__dict__.pop("sqs", None)
+        if client is not None:
+            client.close()
 
     def _ready(self, *, sender: Any, **_: Any) -> None:
         if self._stop:
