@@ -18,6 +18,7 @@ import requests
 
 from app import db
 from app.http.context import MAX_BODY_BYTES
+from app.http.worker import ANSWER_WITHIN
 from tests.integration.api import WebServer, empty, eventually, samples, web_server
 
 REQUESTS = 60
@@ -143,14 +144,22 @@ def test_what_gunicorn_refuses_is_the_envelope_too(
     assert document["request_id"].encode() in head
 
 
-def test_callers_who_never_finish_a_request_do_not_keep_the_others_out(server: WebServer) -> None:
+@pytest.mark.parametrize("sent", ["\r\n{", ""], ids=["the body", "the head"])
+def test_callers_who_never_finish_a_request_do_not_keep_the_others_out(
+    server: WebServer, sent: str
+) -> None:
     address = urlsplit(server.url)
-    with ExitStack() as callers:
-        for _ in range(20):  # more than there are threads
+    with ExitStack() as stack:
+        callers = []
+        for _ in range(12):  # more than there are threads
             caller = socket.create_connection((str(address.hostname), address.port or 0))
-            callers.enter_context(caller)
+            callers.append(stack.enter_context(caller))
             head = f"POST /gifts HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: 9\r\n"
-            caller.sendall(f"{head}Content-Type: application/json\r\n\r\n{{".encode())
+            caller.sendall(f"{head}Content-Type: application/json\r\n{sent}".encode())
+
+        # The first is hung up on long before a request would have to be answered.
+        callers[0].settimeout(ANSWER_WITHIN - 2)
+        assert not callers[0].recv(1)
 
         def answers() -> bool:
             try:
