@@ -9,7 +9,7 @@ from uuid import UUID
 from app import db
 from app.delivery import service as delivery
 from app.delivery.failures import record_message_failure
-from app.delivery.models import MAX_SEND_NO, deliverables
+from app.delivery.models import deliverables, is_send_no
 from app.observability import context, metrics
 from tasks.engine.application import Cause, Failure
 
@@ -59,7 +59,7 @@ class Okuru:
             subject_id, send_no = UUID(failure.kwargs[subject]), failure.kwargs["send_no"]
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
-        if type(send_no) is not int or not 0 <= send_no <= MAX_SEND_NO:
+        if not is_send_no(send_no):
             return None
         with (
             context.bound(**{subject: str(subject_id)}, receive_count=failure.receive_count),

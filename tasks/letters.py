@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from app import db
 from app.delivery import letters, redrive
-from app.delivery.models import MAX_SEND_NO, DeadLetter, deliverables
+from app.delivery.models import DeadLetter, deliverables, is_send_no
 from app.delivery.recovery import Letter
 from app.delivery.redrive import Command, Decision
 from app.delivery.service import Model
@@ -43,7 +43,7 @@ def letter_of(message: DeadMessage, model: Model | None) -> Letter:
         body=message.body,
         task=message.task,
         subject_id=subject_id,
-        send_no=send_no if type(send_no) is int and 0 <= send_no <= MAX_SEND_NO else None,
+        send_no=send_no if is_send_no(send_no) else None,
         request_id=request_id[:255] if _is_text(request_id) else None,
         trace=trace[:255] if _is_text(trace) else None,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 from uuid import UUID
 
 from sqlalchemy import (
@@ -28,6 +28,12 @@ MAX_EXECUTIONS = 5
 
 #: The largest that its column holds.
 MAX_SEND_NO = 2**31 - 1
+
+
+def is_send_no(value: object) -> TypeGuard[int]:
+    """Whether a row can have this send number. Messages may carry anything."""
+    return type(value) is int and 0 <= value <= MAX_SEND_NO
+
 
 OUTCOMES = ("sent", "transient", "permanent", "lost", "timeout", "unknown")
 

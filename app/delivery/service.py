@@ -29,7 +29,7 @@ from sqlalchemy import update as sql_update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import Update
 
-from app.delivery.models import MAX_EXECUTIONS, MAX_SEND_NO, Attempt, Deliverable
+from app.delivery.models import MAX_EXECUTIONS, Attempt, Deliverable, is_send_no
 from app.outbox import service as outbox
 
 #: Texts from outside are kept short: a provider may answer with a page.
@@ -200,7 +200,7 @@ def claim(
     Raises:
         ValueError: no message of ours has such a send number.
     """
-    if type(send_no) is not int or not 0 <= send_no <= MAX_SEND_NO:
+    if not is_send_no(send_no):
         raise ValueError("send_no is no send number")
     execution = session.execute(
         update(model)

@@ -43,7 +43,7 @@ class Worker(ThreadWorker):
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
-        self.wsgi = partial(self._when_read, self.wsgi)
+        self.wsgi: Any = partial(self._when_read, self.wsgi)
 
     def handle(self, conn: Any) -> Any:
         self._deadlines[conn.sock] = time.monotonic() + READ_WITHIN

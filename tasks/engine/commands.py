@@ -120,14 +120,17 @@ def _rate_limit(state: Any, task_name: str, rate_limit: Any, **_: Any) -> Any:
 
 
 def _time_limit(state: Any, task_name: str, hard: Any = None, soft: Any = None, **_: Any) -> Any:
-    """Celery changes the task, and not what its consumer has made of it when it began."""
+    """A limit that is not named stays. Celery would remove it, and change the task alone, not what
+    its consumer has made of it when it began."""
     for limit in (soft, hard):
         if limit is not None and not (isinstance(limit, int | float) and MIN_LIMIT <= limit < inf):
             return nok(f"no time limit: {limit!r}. Say seconds, {MIN_LIMIT} at least")
+    task = state.app.tasks.get(task_name)
+    soft = task.soft_time_limit if task and soft is None else soft
+    hard = task.time_limit if task and hard is None else hard
     if soft is not None and hard is not None and soft >= hard:
         return nok(f"the soft limit ({soft:g} s) must come before the hard one ({hard:g} s)")
     answer = celery_time_limit(state, task_name, hard=hard, soft=soft)
-    task = state.app.tasks.get(task_name)
     if task is not None:
         state.consumer.strategies[task_name] = task.start_strategy(state.app, state.consumer)
     return answer

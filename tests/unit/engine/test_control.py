@@ -333,6 +333,22 @@ def test_a_time_limit_that_is_none_is_refused(
     assert "error" in ask("time_limit", task_name="celery.ping", soft=soft, hard=hard)
 
 
+def test_a_time_limit_that_is_not_named_stays(ask: Callable[..., Any], consumer: Consumer) -> None:
+    """Without a hard limit, a task that swallows the soft one would hold its process for ever."""
+    consumer.start()
+
+    # No consumer stands behind this one, to be told.
+    @consumer.app.task(name="slow", start_strategy=lambda *_: None)
+    def slow() -> None:
+        pass
+
+    task = consumer.app.tasks["slow"]
+    assert "ok" in ask("time_limit", task_name="slow", soft=5, hard=9)
+    assert "ok" in ask("time_limit", task_name="slow", soft=8)
+    assert (task.soft_time_limit, task.time_limit) == (8, 9)
+    assert "before the hard one" in ask("time_limit", task_name="slow", soft=9)["error"]
+
+
 def test_a_regular_expression_is_not_tried(node: Node, consumer: Consumer) -> None:
     """It could run for years, and hold the interpreter all that time."""
     consumer.start()
