@@ -8,7 +8,12 @@ from app import db, http
 from app.accounts import principal
 from app.config import Settings
 from app.gifts.routes import blueprint as gifts
+from app.jobs import processors
+from app.jobs.routes import blueprint as jobs
+from app.messages.routes import blueprint as messages
+from app.notifications.routes import blueprint as notifications
 from app.observability import logs
+from app.users.routes import blueprint_for as users
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -16,6 +21,7 @@ def create_app(settings: Settings | None = None) -> Flask:
 
     Raises:
         app.config.ConfigurationError: names every bad or missing variable at once.
+        app.jobs.processors.BadProcessor: a module of OKURU_PROCESSORS cannot be used.
     """
     settings = settings or Settings.from_env()
     logs.configure(service="api", level=settings.log_level, style=settings.log_format)
@@ -24,5 +30,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions["okuru"] = settings
     api = http.install(app)
     principal.install(app, allow_local=settings.is_local)
-    api.register_blueprint(gifts)
+    processors.load(settings.processors)
+    for blueprint in (gifts, jobs, messages, notifications, users(settings.validation_mode)):
+        api.register_blueprint(blueprint)
     return app

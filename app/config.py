@@ -53,6 +53,8 @@ class Settings:
     poll_wait: int
     retry_scale: float
     sweep_interval: float
+    validation_mode: Literal["default", "flexible", "strict"]
+    processors: tuple[str, ...]
     sender: Literal["simulated", "webhook"]
     send_failure_rate: float
     sender_url: str | None
@@ -128,6 +130,15 @@ def _parse(env: Env) -> tuple[Settings | None, dict[str, str]]:
         poll_wait=env.int("POLL_WAIT", 20, validate=Range(1, 20)),
         retry_scale=env.float("RETRY_SCALE", 1.0, validate=Range(0.001, 1)),
         sweep_interval=env.float("SWEEP_INTERVAL", 60.0, validate=Range(0.1, 3600)),
+        validation_mode=cast(
+            "Any",
+            env.str(
+                "VALIDATION_MODE", "default", validate=OneOf(["default", "flexible", "strict"])
+            ),
+        ),
+        processors=tuple(
+            name.strip() for name in env.list("OKURU_PROCESSORS", [], subcast=str) if name.strip()
+        ),
         sender=cast(
             "Any", env.str("SENDER", "simulated", validate=OneOf(["simulated", "webhook"]))
         ),

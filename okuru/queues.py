@@ -155,13 +155,11 @@ def _measure_one(made: Engine, queue: Queue) -> Measured:
 
 
 def _oldest_age(queue: Queue) -> float | None:
-    models = [
-        model for model in deliverables().values() if model.lifecycle.message.queue == queue.name
-    ]
+    models = [model for model in deliverables().values() if queue.name in model.lifecycle.queues]
     if not models:
         return None
     with db.transaction() as session:
-        ages = [recovery.longest_untouched(session, model) for model in models]
+        ages = [recovery.longest_untouched(session, model, queue.name) for model in models]
     return max((age for age in ages if age is not None), default=0.0)
 
 

@@ -11,6 +11,7 @@ from celery import Celery, signals
 
 from app import db
 from app.config import settings_or_exit
+from app.jobs import processors
 from app.observability import logs, metrics
 from tasks.application import Okuru
 from tasks.engine import control
@@ -29,10 +30,15 @@ engine = Engine(
     grace=settings.worker_grace,
 )
 
+try:
+    processors.load(settings.processors)
+except processors.BadProcessor as error:
+    raise SystemExit(f"okuru: {error}") from None
+
 app = Celery(
     "okuru",
     task_cls="tasks.engine.task:Task",
-    include=["tasks.gifts", "tasks.delivery", "tasks.idempotency"],
+    include=["tasks.gifts", "tasks.idempotency", "tasks.jobs", "tasks.messages", "tasks.sweeps"],
 )
 engine.install(app)
 control.install(app, settings.redis_url, pool_size=settings.redis_pool_size)

@@ -6,10 +6,8 @@ from functools import cache
 from uuid import UUID
 
 from app.gifts import messages, service
-from app.gifts.models import Gift
 from app.gifts.senders import Sender
 from app.gifts.senders.choose import from_settings
-from tasks import delivery
 from tasks.celery import app, settings
 from tasks.engine.task import INTERRUPTIONS, Task
 
@@ -32,8 +30,3 @@ def send(self: Task, gift_id: str, send_no: int, request_id: str) -> None:  # no
     self.settle(
         service.send(UUID(gift_id), send_no, self.delivery, _sender(), interruptions=INTERRUPTIONS)
     )
-
-
-@app.task(name="gifts.recover_stalled", soft_time_limit=30, time_limit=40)
-def recover_stalled() -> None:
-    delivery.recover_stalled(Gift)

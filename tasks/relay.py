@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import Any
 
 from app import db
+from app.jobs import service as jobs
 from app.observability import metrics
 from app.outbox import service as outbox
 from app.outbox.service import Taken
@@ -30,8 +31,10 @@ IDLE = 0.1
 MAX_REST = 30.0
 #: A row that SQS refused waits this long for its next try.
 REFUSED_DELAY = timedelta(seconds=30)
-#: Seconds between two measurements of the outbox.
+#: Seconds between two measurements of what waits.
 MEASURE_EVERY = 5.0
+#: Seconds between two looks for jobs whose time has come.
+DUE_EVERY = 0.5
 
 
 class Relay:
@@ -42,6 +45,7 @@ class Relay:
         self._resting_until: dict[str, float] = {}
         self._database_answers = True
         self._measured_at = float("-inf")
+        self._looked_at = float("-inf")
 
     def run(self) -> None:
         """Publish until TERM or Ctrl-C; what was taken by then is finished."""
@@ -51,6 +55,7 @@ class Relay:
         pause = 0.0
         while not self._stop.wait(pause):
             try:
+                self._stage_due()
                 full = self.run_once() == BATCH
                 self._measure()
             except db.OUTAGE_ERRORS as error:
@@ -61,6 +66,14 @@ class Relay:
             pause = 0.0 if full else IDLE
         self._publisher.close()
         log.info("relay stopped")
+
+    def _stage_due(self) -> None:
+        """Here and not by a task of beat's: a look costs no call of SQS, and is never late."""
+        if time.monotonic() - self._looked_at < DUE_EVERY:
+            return
+        self._looked_at = time.monotonic()
+        with db.transaction() as session:
+            jobs.stage_due(session)
 
     def run_once(self) -> int:
         """Take one batch and publish it. Returns how many rows were taken."""
@@ -113,8 +126,12 @@ class Relay:
         self._measured_at = time.monotonic()
         with db.transaction() as session:
             backlog = outbox.backlog(session)
+            waiting = jobs.waiting(session)
         metrics.OUTBOX_DEPTH.set(backlog.depth)
         metrics.OUTBOX_AGE.set(backlog.oldest_age)
+        for band in waiting:
+            metrics.JOBS_PENDING.labels(band.band).set(band.pending)
+            metrics.JOBS_OLDEST.labels(band.band).set(band.oldest_age)
 
     def _say_outage(self, error: Exception) -> None:
         if self._database_answers:

@@ -15,7 +15,7 @@ def schedule(sweep_interval: float) -> dict[str, dict[str, Any]]:
         name: {"task": name, "schedule": every, "options": {"queue": "maintenance"}}
         for name, every in {
             "delivery.reconcile": timedelta(seconds=sweep_interval),
-            "gifts.recover_stalled": timedelta(seconds=sweep_interval),
+            "delivery.recover_stalled": timedelta(seconds=sweep_interval),
             "idempotency.expire": EXPIRE_EVERY,
         }.items()
     }

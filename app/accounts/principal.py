@@ -24,7 +24,9 @@ PUBLIC = frozenset(
     }
 )
 #: Endpoints for operators only. They show ids, states and errors, and no row's contents.
-OPERATORS = frozenset({"health.exposition", "gifts.retry"})
+OPERATORS = frozenset(
+    {"health.exposition", "gifts.retry", "messages.list_messages", "users.create"}
+)
 
 
 NOT_FROM_HERE = ("Authorization", "Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import Row, Select, bindparam, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from app.accounts.errors import EmailTaken
 from app.accounts.models import MAX_EMAIL, MAX_KEY_NAME, ApiKey, User
 from app.errors import Invalid, NotFound, Unauthenticated
 
@@ -22,6 +23,10 @@ Role = Literal["user", "operator"]
 #: The account of requests without credentials, and only where ENVIRONMENT=local.
 LOCAL_OPERATOR_ID = UUID("00000000-0000-4000-8000-000000000001")
 LOCAL_OPERATOR_EMAIL = "operator@localhost"
+
+#: The account of what other systems ask for: nobody has a key of it.
+SYSTEM_ACCOUNT_ID = UUID("00000000-0000-4000-8000-000000000002")
+SYSTEM_ACCOUNT_EMAIL = "system@localhost"
 
 #: Leaked keys are found by scanners that know their beginning.
 KEY_PREFIX = "okuru_"
@@ -64,6 +69,70 @@ def local_operator(session: Session) -> Principal:
         .on_conflict_do_nothing()
     )
     return Principal(LOCAL_OPERATOR_ID, "operator")
+
+
+def system_account(session: Session) -> UUID:
+    """The account that owns what other systems ask for, made on first use."""
+    session.execute(
+        insert(User)
+        .values(id=SYSTEM_ACCOUNT_ID, email=SYSTEM_ACCOUNT_EMAIL)
+        .on_conflict_do_nothing()
+    )
+    return SYSTEM_ACCOUNT_ID
+
+
+def known(session: Session, text: str) -> UUID | None:
+    """The id of the account that `text` is the id of, if it is one."""
+    try:
+        account_id = UUID(text)
+    except ValueError:
+        return None
+    return session.scalar(select(User.id).where(User.id == account_id))
+
+
+# --- users --------------------------------------------------------------------------------------
+
+
+def create_user(session: Session, fields: Mapping[str, Any]) -> User:
+    """A new account.
+
+    Args:
+        fields: columns of `User`; its password is hashed already.
+
+    Raises:
+        EmailTaken: an account has this email, whatever its capitals.
+    """
+    user = session.scalars(
+        insert(User).values(**fields).on_conflict_do_nothing().returning(User)
+    ).one_or_none()
+    if user is None:
+        raise EmailTaken("an account has this email already")
+    return user
+
+
+def get_user(session: Session, user_id: UUID) -> User:
+    """
+    Raises:
+        NotFound: there is no such account.
+    """
+    user = session.get(User, user_id)
+    if user is None:
+        raise NotFound("user not found")
+    return user
+
+
+def initialise_profile(session: Session, user_id: UUID, profile: Mapping[str, Any]) -> bool:
+    """Keep what is known of a new user. Returns whether that was not done before."""
+    initialised = session.execute(
+        update(User)
+        .where(User.id == user_id, User.profile.is_(None))
+        .values(profile=dict(profile))
+        .returning(User.id)
+    )
+    return initialised.one_or_none() is not None
+
+
+# --- keys ---------------------------------------------------------------------------------------
 
 
 def create_key(session: Session, *, email: str, role: Role, name: str) -> tuple[UUID, str]:

@@ -21,6 +21,10 @@ class TimedOut(TransientError):
     """The provider did not answer in time: it may or may not have done it."""
 
 
+class CalledOff(Exception):
+    """The effect stopped because the row's owner no longer wants it."""
+
+
 class PermanentError(Exception):
     """The effect will never happen: the provider refused it for good."""
 

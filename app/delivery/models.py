@@ -10,12 +10,15 @@ from uuid import UUID
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    ColumnElement,
     Identity,
     Index,
     Integer,
     String,
     Text,
     func,
+    literal,
+    literal_column,
     text,
 )
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
@@ -23,7 +26,8 @@ from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 from app.db import Base, UtcDateTime
 from app.outbox.service import Message
 
-#: Executions that one send may have (the customer's document, section 6.3).
+#: Executions that one send may have, where a row does not say it itself (the customer's document,
+#: section 6.3).
 MAX_EXECUTIONS = 5
 
 #: The largest that its column holds.
@@ -31,25 +35,59 @@ MAX_SEND_NO = 2**31 - 1
 
 
 def is_send_no(value: object) -> TypeGuard[int]:
-    """Whether a row can have this send number. Messages may carry anything."""
-    return type(value) is int and 0 <= value <= MAX_SEND_NO
+    """Whether a message can carry this send number. Messages may carry anything."""
+    return type(value) is int and 1 <= value <= MAX_SEND_NO
 
 
-OUTCOMES = ("sent", "transient", "permanent", "lost", "timeout", "unknown")
+OUTCOMES = ("sent", "transient", "permanent", "lost", "timeout", "unknown", "cancelled")
 
 
 @dataclass(frozen=True)
 class Lifecycle:
-    """What a kind of deliverable calls its states, and the task that delivers it."""
+    """What a kind of deliverable calls its states, and the task that delivers it.
+
+    A gift has one name for all that lies between queued and final; a job shows where it is.
+    """
 
     kind: str
     ready: str
+    """Not asked for yet: the send number is 0."""
     queued: str
     done: str
     failed: str
-    message: Message
+    messages: tuple[Message, ...]
+    """The task, once for each queue that may carry it."""
     subject: str
     """The name of the task's argument that holds the row's id, such as `gift_id`."""
+    running: str = ""
+    """While an execution is at work; "" is as `queued`."""
+    retrying: str = ""
+    """Between two executions; "" is as `queued`."""
+    cancelled: str = ""
+    """Called off; "" where that cannot be."""
+    buries: bool = True
+    """Whether a row without executions left has its message made a dead letter, or deleted."""
+
+    @property
+    def task(self) -> str:
+        return self.messages[0].task
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        return tuple(message.queue for message in self.messages)
+
+    @property
+    def at_work(self) -> str:
+        return self.running or self.queued
+
+    @property
+    def between(self) -> str:
+        return self.retrying or self.queued
+
+    @property
+    def open(self) -> tuple[str, ...]:
+        """The states in which a message carries the row, or is to carry it."""
+        return tuple(dict.fromkeys((self.queued, self.at_work, self.between)))
 
 
 class Deliverable:
@@ -87,36 +125,53 @@ class Deliverable:
         UtcDateTime, server_default=func.now(), doc="Kept by the trigger of the state moves."
     )
 
+    #: SQL: how many executions a send of the row may have.
+    execution_limit: ClassVar[str] = str(MAX_EXECUTIONS)
+
+    @classmethod
+    def limit(cls) -> ColumnElement[int]:
+        return literal_column(cls.execution_limit, Integer)
+
+    @classmethod
+    def queue(cls) -> ColumnElement[str]:
+        """Which of the lifecycle's queues carries the row."""
+        return literal(cls.lifecycle.queues[0])
+
     @declared_attr.directive
     @classmethod
     def __table_args__(cls) -> tuple[Any, ...]:
         states = cls.lifecycle
+        # A row that is ready was never asked for. Where queued rows have the same name, their send
+        # number tells.
+        ready = (
+            f"(status = '{states.ready}') = (send_no = 0) AND "
+            if states.ready != states.queued
+            else f"(send_no > 0 OR status IN ('{states.ready}', '{states.cancelled}')) AND "
+        )
+        open_states = (
+            f"status = '{states.queued}'" if len(states.open) == 1 else f"status IN {states.open}"
+        )
         return (
-            CheckConstraint(f"executions BETWEEN 0 AND {MAX_EXECUTIONS}", name="executions"),
+            CheckConstraint(f"executions BETWEEN 0 AND {cls.execution_limit}", name="executions"),
             CheckConstraint("send_no >= 0 AND receive >= 0 AND restages >= 0", name="counts"),
             CheckConstraint(
                 f"(failure IS NULL) = (status <> '{states.failed}')"
                 " AND failure IN ('permanent', 'exhausted', 'unknown')",
                 name="failure",
             ),
-            # A row that was never asked for has neither a send number nor a request.
-            CheckConstraint(
-                f"(status = '{states.ready}') = (send_no = 0)"
-                " AND (send_no = 0) = (accepted_at IS NULL)",
-                name="accepted",
-            ),
-            # recover_stalled() looks for queued rows that nobody has touched.
+            CheckConstraint(f"{ready}(send_no = 0) = (accepted_at IS NULL)", name="accepted"),
+            # recover_stalled() looks for open rows that nobody has touched.
             Index(
                 f"ix_{cls.__tablename__}_stalled",
                 "updated_at",
-                postgresql_where=text(f"status = '{states.queued}'"),
+                postgresql_where=text(open_states),
             ),
         )
 
 
 def deliverables() -> dict[str, type[Deliverable]]:
     """Every kind of deliverable that has been imported, by the name of its task."""
-    return {model.lifecycle.message.task: model for model in Deliverable.__subclasses__()}
+    return {model.lifecycle.task: model for model in Deliverable.__subclasses__()}
 
 
 #: The kind of an attempt whose message belongs to no deliverable, or to none that can be read.

@@ -7,20 +7,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import case, func, literal_column, or_, select, update
+from sqlalchemy import func, literal_column, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from app.delivery.models import MAX_EXECUTIONS, DeadLetter
-from app.delivery.service import Model, close_open_attempts, restage
+from app.delivery.models import DeadLetter
+from app.delivery.service import Model, give_up, restage
 from app.outbox import service as outbox
 
 #: How often the reconciler gives a send whose message died another one.
 MAX_RESTAGES = 3
-
-#: Why a row has failed that the reconciler gave up.
-NEVER_EXECUTED = "NEVER_EXECUTED: every message of it died before an execution; nothing was sent"
-OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN: the last execution ended without recording an outcome"
 
 #: Rows that one sweep stages again; the next sweep takes the rest.
 SWEEP_LIMIT = 500
@@ -78,52 +74,41 @@ def _decide(session: Session, model: Model, letter: Letter) -> str | None:
         session,
         model,
         *held,
-        model.executions < MAX_EXECUTIONS,
+        model.executions < model.limit(),
         model.restages < MAX_RESTAGES,
         by_reconciler=True,
     ):
         return "restaged"
-    failed = session.execute(
-        update(model)
-        .where(model.status == model.lifecycle.queued, *held)
-        .values(
-            status=model.lifecycle.failed,
-            failure="unknown",
-            last_error=case((model.executions == 0, NEVER_EXECUTED), else_=OUTCOME_UNKNOWN),
-        )
-        .returning(model.id)
-    ).scalar_one_or_none()
-    if failed is None:
-        return None
-    close_open_attempts(session, model, failed)
-    return "failed"
+    return "failed" if give_up(session, model, *held) else None
 
 
 def recover_stalled(
-    session: Session, model: Model, *, visible_depth: int, untouched_for: timedelta
+    session: Session, model: Model, queue: str, *, visible_depth: int, untouched_for: timedelta
 ) -> Sequence[UUID]:
-    """Stage queued rows again whose message vanished.
+    """Stage open rows again whose message vanished, of those that `queue` carries.
 
     Only when nothing can still be on its way: the queue shows no message, the outbox holds none
     for it, and the row has been untouched for longer than a message can hide.
 
     Args:
-        visible_depth: messages waiting in the task's queue.
+        visible_depth: messages waiting in the queue.
         untouched_for: longer than a worker may hold a message or a back-off hide it.
 
     Returns:
         The ids of the rows that were staged again.
     """
     states = model.lifecycle
-    if visible_depth > 0 or outbox.waits_for(session, states.message.queue):
+    if visible_depth > 0 or outbox.waits_for(session, queue):
         return []
     stalled = (
         select(model.id)
         .where(
-            model.status == model.lifecycle.queued,
+            model.status.in_(states.open),
+            model.send_no > 0,
+            model.queue() == queue,
             model.updated_at < func.now() - untouched_for,
-            # Its task may be parked there until an operator has looked at it.
-            ~outbox.is_staged(states.message, states.subject, model.id),
+            # Its task may be parked there until an operator has looked at it, or wait for its time.
+            ~outbox.is_staged(states.task, queue, states.subject, model.id),
         )
         .order_by(model.updated_at)
         .limit(SWEEP_LIMIT)
@@ -134,8 +119,12 @@ def recover_stalled(
     return restage(session, model, model.id.in_(select(stalled.c.id)))
 
 
-def longest_untouched(session: Session, model: Model) -> float | None:
-    """Seconds since the queued row that waits longest was touched; None if none is queued."""
+def longest_untouched(session: Session, model: Model, queue: str) -> float | None:
+    """Seconds since the open row of a queue that waits longest was touched; None without one."""
     age = func.extract("epoch", func.now() - func.min(model.updated_at))
-    found = session.scalar(select(age).where(model.status == model.lifecycle.queued))
+    found = session.scalar(
+        select(age).where(
+            model.status.in_(model.lifecycle.open), model.send_no > 0, model.queue() == queue
+        )
+    )
     return None if found is None else float(found)

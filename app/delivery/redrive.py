@@ -14,13 +14,13 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import CTE, ColumnElement, Insert, func, insert, select, update
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
 from app.delivery import recovery
 from app.delivery.models import DeadLetter, Redrive
 from app.delivery.recovery import Letter
-from app.delivery.service import Model, staging
+from app.delivery.service import Model, staged_columns, staging
 from app.observability import context
 from app.outbox import service as outbox
 from app.outbox.service import Message
@@ -39,7 +39,7 @@ class Outcome(StrEnum):
     STALE = "stale"
     """Its row has been sent again since: the letter has an older send number."""
     DONE = "done"
-    """Its row has had its effect."""
+    """Its row has had its effect, or was called off."""
     ON_ITS_WAY = "on_its_way"
     """Its row is queued: another message carries the send."""
     REFUSED = "refused"
@@ -113,7 +113,7 @@ def retry(
     *guards: ColumnElement[bool],
     command: Command,
     request_id: str,
-    record: Callable[[CTE], Insert],
+    record: Callable[[CTE], Insert] | None = None,
 ) -> int | None:
     """Queue a failed row again, under a key of its own. Its dead letter becomes stale.
 
@@ -127,10 +127,10 @@ def retry(
         session, model, model.id == subject_id, *guards, request_id=request_id, record=record
     )
     if send_no is not None:
-        message = model.lifecycle.message
+        queue = session.execute(select(model.queue()).where(model.id == subject_id)).scalar_one()
         _audit(
             session, "retry", Decision(Outcome.REDRIVEN, send_no=send_no), command,
-            queue=message.queue, task=message.task, subject_id=subject_id,
+            queue=queue, task=model.lifecycle.task, subject_id=subject_id,
         )  # fmt: skip
     return send_no
 
@@ -169,7 +169,7 @@ def requeue(
         update(model)
         .where(model.status == states.failed, *guards)
         .values(changed)
-        .returning(model.id, model.send_no, model.request_id)
+        .returning(*staged_columns(model))
         .cte("requeued")
     )
     statement = select(requeued.c.send_no).add_cte(staging(model, requeued).cte("staged"))
@@ -189,7 +189,11 @@ def _send_again(session: Session, letter: Letter, model: Model) -> Decision:
     if letter.subject_id is None or letter.send_no is None:
         return _refused("its arguments name no row")
     held = (model.id == letter.subject_id, model.send_no == letter.send_no)
-    send_no = requeue(session, model, *held)
+    try:
+        with session.begin_nested():
+            send_no = requeue(session, model, *held)
+    except IntegrityError:  # such as a unique_key that another row has by now
+        return _refused("its row cannot be open beside those that are")
     if send_no is not None:
         return Decision(Outcome.REDRIVEN, send_no=send_no)
     states = model.lifecycle
@@ -200,11 +204,11 @@ def _send_again(session: Session, letter: Letter, model: Model) -> Decision:
         return _refused("its row does not exist")
     if row.send_no > letter.send_no:
         return Decision(Outcome.STALE)
-    if row.send_no < letter.send_no or row.status == states.ready:
+    if row.send_no < letter.send_no:
         return Decision(
             Outcome.REFUSED, "its row is older than the letter: the database lost a commit"
         )
-    return Decision(Outcome.DONE if row.status == states.done else Outcome.ON_ITS_WAY)
+    return Decision(Outcome.ON_ITS_WAY if row.status in states.open else Outcome.DONE)
 
 
 def _stage_again(session: Session, letter: Letter, kwargs: Mapping[str, Any]) -> Decision:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
 from app import db
 from app.delivery import failures, service
-from app.delivery.errors import PermanentError, TimedOut, TransientError
+from app.delivery.errors import CalledOff, PermanentError, TimedOut, TransientError
 from app.delivery.service import Claim, Delivery, Failure, Model, Settle, Verdict
 from app.observability import context, logs, metrics
 
 log = logging.getLogger(__name__)
 
 Parcel = TypeVar("Parcel")
+Result = TypeVar("Result")
 
 
 def deliver(
@@ -28,7 +30,8 @@ def deliver(
     delivery: Delivery,
     *,
     load: Callable[[Session], Parcel],
-    effect: Callable[[Parcel, int], None],
+    effect: Callable[[Parcel, int], Result],
+    record: Callable[[Session, Result], None] | None = None,
     interruptions: tuple[type[Exception], ...] = (),
 ) -> Verdict:
     """Claim, run the effect, record the outcome.
@@ -40,6 +43,7 @@ def deliver(
         load: reads what the effect needs, in the transaction of the claim.
         effect: called at most once, with what was loaded and the number of this execution;
             raises when the effect did not happen.
+        record: keeps what the effect returned, in the transaction that makes the row done.
         interruptions: what the time limit of the task raises inside the effect.
 
     Raises:
@@ -69,15 +73,29 @@ def deliver(
             log.info("not executed: %s", claim.reason, extra={"status": claim.status})
             return claim
         metrics.ATTEMPTS.labels(kind, str(delivery.receive_count)).inc()
-        failure = _run(lambda: effect(parcel, claim.execution), interruptions)
-        verdict = _record(model, claim, failure)
+        outcome = _run(lambda: effect(parcel, claim.execution), interruptions)
+        if isinstance(outcome, Failure):
+            failure, verdict = outcome, _record_failure(model, claim, outcome)
+        else:
+            value = outcome.value
+            keep = (lambda session: record(session, value)) if record else None
+            failure, verdict = None, _record_success(model, claim, keep)
         _log_outcome(kind, claim, failure, verdict, started)
         return verdict
 
 
-def _run(effect: Callable[[], None], interruptions: tuple[type[Exception], ...]) -> Failure | None:
+@dataclass(frozen=True)
+class _Done(Generic[Result]):
+    value: Result
+
+
+def _run(
+    effect: Callable[[], Result], interruptions: tuple[type[Exception], ...]
+) -> _Done[Result] | Failure:
     try:
-        effect()
+        return _Done(effect())
+    except CalledOff:
+        return Failure("cancelled", "CANCELLED", "its owner called it off", called_off=True)
     except TimedOut as error:
         return Failure("timeout", error.code, str(error))
     except TransientError as error:
@@ -90,28 +108,31 @@ def _run(effect: Callable[[], None], interruptions: tuple[type[Exception], ...])
         # Also MemoryError, which would take the whole worker down.
         log.exception("unexpected error in an effect", extra={"error_code": "UNEXPECTED"})
         return Failure("transient", "UNEXPECTED", type(error).__name__)
-    return None
 
 
-def _record(model: Model, claim: Claim, failure: Failure | None) -> Verdict:
-    kind = model.lifecycle.kind
+def _record_failure(model: Model, claim: Claim, failure: Failure) -> Verdict:
+    states = model.lifecycle
     with db.transaction() as session:
-        if failure is not None:
-            verdict = service.fail(session, model, claim, failure)
-        else:
-            success = service.succeed(session, model, claim)
-            verdict = success.verdict
-    if failure is not None:
-        metrics.DELIVERIES.labels(kind, failure.outcome).inc()
-    elif success.latency is None:
-        metrics.DELIVERIES.labels(kind, "unknown").inc()
-    else:
-        metrics.DELIVERIES.labels(kind, "sent").inc()
-        metrics.LATENCY.labels(kind).observe(success.latency)
-    was_done_before = failure is None and success.latency is None
-    if verdict.status in (model.lifecycle.done, model.lifecycle.failed) and not was_done_before:
-        metrics.SETTLED.labels(kind, verdict.status).inc()
+        verdict = service.fail(session, model, claim, failure)
+    metrics.DELIVERIES.labels(states.kind, failure.outcome).inc()
+    if verdict.status in (states.failed, states.cancelled):
+        metrics.SETTLED.labels(states.kind, verdict.status).inc()
     return verdict
+
+
+def _record_success(model: Model, claim: Claim, keep: Callable[[Session], None] | None) -> Verdict:
+    states = model.lifecycle
+    with db.transaction() as session:
+        success = service.succeed(session, model, claim)
+        if keep and success.latency is not None:
+            keep(session)
+    if success.latency is None:
+        metrics.DELIVERIES.labels(states.kind, "unknown").inc()
+    else:
+        metrics.DELIVERIES.labels(states.kind, "sent").inc()
+        metrics.LATENCY.labels(states.kind).observe(success.latency)
+        metrics.SETTLED.labels(states.kind, states.done).inc()
+    return success.verdict
 
 
 def _log_outcome(

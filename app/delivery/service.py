@@ -19,6 +19,7 @@ from sqlalchemy import (
     Select,
     String,
     bindparam,
+    case,
     func,
     insert,
     literal,
@@ -29,7 +30,7 @@ from sqlalchemy import update as sql_update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import Update
 
-from app.delivery.models import MAX_EXECUTIONS, Attempt, Deliverable, is_send_no
+from app.delivery.models import Attempt, Deliverable, is_send_no
 from app.outbox import service as outbox
 
 #: Texts from outside are kept short: a provider may answer with a page.
@@ -59,6 +60,10 @@ class Delivery(Protocol):
     def worker(self) -> str:
         """The process that executes."""
 
+    @property
+    def retry_delay(self) -> float:
+        """Seconds for which a failure at this receive hides the message."""
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -68,6 +73,8 @@ class Claim:
     send_no: int
     delivery: Delivery
     execution: int
+    is_last: bool
+    """Whether the row may have no other execution."""
     attempt_id: int
 
 
@@ -102,6 +109,8 @@ class Failure:
     message: str
     permanent: bool = False
     retry_after: float | None = None
+    called_off: bool = False
+    """Not a failure: its owner no longer wants it."""
 
 
 # --- queue --------------------------------------------------------------------------------------
@@ -130,7 +139,7 @@ def queueing(
             request_id=bindparam("key", type_=String),
             accepted_at=func.now(),
         )
-        .returning(model.id, model.send_no, model.request_id)
+        .returning(*staged_columns(model))
         .cte("queued")
     )
     return select(queued.c.send_no).add_cte(
@@ -152,29 +161,51 @@ def queue(session: Session, statement: Select[int], *, key: str, **values: Any) 
 
 
 def restage(
-    session: Session, model: Model, *guards: ColumnElement[bool], by_reconciler: bool = False
+    session: Session,
+    model: Model,
+    *guards: ColumnElement[bool],
+    by_reconciler: bool = False,
+    delay: float = 0,
 ) -> Sequence[UUID]:
-    """Stage queued rows again whose message is gone; they keep their send number and executions.
+    """Stage open rows again whose message is gone; they keep their send number and executions.
+
+    Args:
+        delay: seconds before the new message may be published.
 
     Returns:
         The ids of the rows that the guards found.
     """
+    states = model.lifecycle
     restaged = (
         update(model)
-        .where(model.status == model.lifecycle.queued, *guards)
-        .values(carrier=None, receive=0, restages=model.restages + int(by_reconciler))
-        .returning(model.id, model.send_no, model.request_id)
+        .where(model.status.in_(states.open), model.send_no > 0, *guards)
+        .values(
+            status=case((model.executions > 0, states.between), else_=states.queued),
+            carrier=None,
+            receive=0,
+            restages=model.restages + int(by_reconciler),
+        )
+        .returning(*staged_columns(model))
         .cte("restaged")
     )
     return (
-        session.execute(select(restaged.c.id).add_cte(staging(model, restaged).cte("staged")))
+        session.execute(
+            select(restaged.c.id).add_cte(staging(model, restaged, delay=delay).cte("staged"))
+        )
         .scalars()
         .all()
     )
 
 
-def staging(model: Model, rows: CTE) -> Insert:
-    """The insert that stages the task of each row: of the columns id, send_no, request_id."""
+def staged_columns(model: Model) -> tuple[Any, ...]:
+    """What `staging()` needs to know of each row."""
+    return (model.id, model.send_no, model.request_id, model.queue().label("queue"))
+
+
+def staging(
+    model: Model, rows: CTE, *order: ColumnElement[Any], delay: float | None = None
+) -> Insert:
+    """The insert that stages the task of each row of `staged_columns()`, in the given order."""
     states = model.lifecycle
     kwargs = func.jsonb_build_object(
         literal(states.subject), rows.c.id,
@@ -183,7 +214,9 @@ def staging(model: Model, rows: CTE) -> Insert:
     )  # fmt: skip
     # The row's own request: a sweep that stages it again has another context.
     headers = func.jsonb_build_object(literal("request_id"), rows.c.request_id)
-    return outbox.staging(states.message, kwargs, headers, select(rows))
+    return outbox.staging(
+        states.task, rows.c.queue, kwargs, headers, select(rows).order_by(*order), delay=delay
+    )
 
 
 # --- claim --------------------------------------------------------------------------------------
@@ -202,30 +235,32 @@ def claim(
     """
     if not is_send_no(send_no):
         raise ValueError("send_no is no send number")
-    execution = session.execute(
+    states = model.lifecycle
+    claimed = session.execute(
         update(model)
         .where(
             model.id == subject_id,
             model.send_no == send_no,
-            model.status == model.lifecycle.queued,
-            model.executions < MAX_EXECUTIONS,
+            model.status.in_(states.open),
+            model.executions < model.limit(),
             or_(model.carrier.is_(None), model.carrier == delivery.message_id),
             model.receive < delivery.receive_count,
         )
         .values(
+            status=states.at_work,
             carrier=delivery.message_id,
             receive=delivery.receive_count,
             executions=model.executions + 1,
         )
-        .returning(model.executions)
-    ).scalar_one_or_none()
-    if execution is None:
+        .returning(model.executions, model.limit())
+    ).one_or_none()
+    if claimed is None:
         return _refuse(session, model, subject_id, send_no, delivery)
     close_open_attempts(session, model, subject_id)
     attempt_id = session.execute(
         insert(Attempt)
         .values(
-            kind=model.lifecycle.kind,
+            kind=states.kind,
             subject_id=subject_id,
             send_no=send_no,
             receive_count=delivery.receive_count,
@@ -234,7 +269,8 @@ def claim(
         )
         .returning(Attempt.id)
     ).scalar_one()
-    return Claim(subject_id, send_no, delivery, execution, attempt_id)
+    execution, limit = claimed
+    return Claim(subject_id, send_no, delivery, execution, execution >= limit, attempt_id)
 
 
 def _refuse(
@@ -248,27 +284,56 @@ def _refuse(
             model.send_no,
             model.carrier,
             model.receive,
-            model.executions,
             model.failure,
+            (model.executions >= model.limit()).label("spent"),
         ).where(model.id == subject_id)
     ).one_or_none()
     if row is None:
         return Verdict(Settle.RETRY, "unknown_subject", "-")
     if row.send_no > send_no:
         return Verdict(Settle.DELETE, "stale", row.status)
-    if row.send_no < send_no or row.status == states.ready:
+    if row.send_no < send_no:
         # The database is older than the message: a failover lost a commit. Nobody may decide that.
         return Verdict(Settle.RETRY, "not_yet_queued", row.status)
     if row.status == states.done:
         close_open_attempts(session, model, subject_id, older_than=delivery)
         return Verdict(Settle.DELETE, "already_done", row.status)
+    if row.status == states.cancelled:
+        return Verdict(Settle.DELETE, "cancelled", row.status)
     if row.failure == "permanent":
         return Verdict(Settle.DELETE, "already_failed", row.status)
     if row.carrier not in (None, delivery.message_id):
         return Verdict(Settle.DELETE, "another_carrier", row.status)
-    if row.status == states.failed or row.executions >= MAX_EXECUTIONS:
-        return Verdict(Settle.EXPOSE, "exhausted", row.status)
+    if row.status == states.failed or row.spent:
+        if states.buries:
+            return Verdict(Settle.EXPOSE, "exhausted", row.status)
+        if row.receive < delivery.receive_count:
+            give_up(session, model, model.id == subject_id, model.send_no == send_no)
+            return Verdict(Settle.DELETE, "exhausted", states.failed)
     return Verdict(Settle.LEAVE, "not_newer", row.status)
+
+
+#: Why a row has failed whose executions did not tell.
+NEVER_EXECUTED = "NEVER_EXECUTED: every message of it died before an execution; nothing was sent"
+OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN: the last execution ended without recording an outcome"
+
+
+def give_up(session: Session, model: Model, *guards: ColumnElement[bool]) -> bool:
+    """Make an open row failed that no message carries any more. Returns whether there was one."""
+    states = model.lifecycle
+    failed = session.execute(
+        update(model)
+        .where(model.status.in_(states.open), *guards)
+        .values(
+            status=states.failed,
+            failure="unknown",
+            last_error=case((model.executions == 0, NEVER_EXECUTED), else_=OUTCOME_UNKNOWN),
+        )
+        .returning(model.id)
+    ).scalar_one_or_none()
+    if failed is not None:
+        close_open_attempts(session, model, failed)
+    return failed is not None
 
 
 def close_open_attempts(
@@ -317,7 +382,7 @@ def succeed(session: Session, model: Model, claim: Claim) -> Success:
         .where(
             model.id == claim.subject_id,
             model.send_no == claim.send_no,
-            model.status.in_((states.queued, states.failed)),
+            model.status.in_((*states.open, states.failed)),
         )
         .values(status=states.done, failure=None, last_error=None)
         .returning(func.extract("epoch", func.now() - model.accepted_at))
@@ -350,28 +415,33 @@ def fail(session: Session, model: Model, claim: Claim, failure: Failure) -> Verd
         model.receive == claim.delivery.receive_count,
     )
     last_error = f"{failure.code}: {failure.message}"[:MAX_ERROR_LENGTH]
-    exhausted = claim.execution >= MAX_EXECUTIONS
-    if failure.permanent or exhausted:
+    if failure.called_off:
+        found = _change(session, model, held, status=states.cancelled, last_error=None)
+        verdict = Verdict(Settle.DELETE, "cancelled", states.cancelled)
+    elif failure.permanent or claim.is_last:
         found = _change(
             session, model, held,
             status=states.failed,
             failure="permanent" if failure.permanent else "exhausted",
             last_error=last_error,
         )  # fmt: skip
-        verdict = (
-            Verdict(Settle.DELETE, "permanent", states.failed)
-            if failure.permanent
-            else Verdict(Settle.EXPOSE, "exhausted", states.failed)
+        buried = states.buries and not failure.permanent
+        verdict = Verdict(
+            Settle.EXPOSE if buried else Settle.DELETE,
+            "permanent" if failure.permanent else "exhausted",
+            states.failed,
         )
     elif claim.delivery.last_receive:
-        # Receives were burnt by an outage: SQS would dead-letter what still has executions left.
+        # SQS would dead-letter what still has executions left: an outage has burnt receives, or
+        # the row may have more executions than its queue gives receives (docs/adr/0014).
+        delay = max(claim.delivery.retry_delay, failure.retry_after or 0)
         found = _change(session, model, held, last_error=last_error) and bool(
-            restage(session, model, *held)
+            restage(session, model, *held, delay=delay)
         )
-        verdict = Verdict(Settle.DELETE, "restaged", states.queued)
+        verdict = Verdict(Settle.DELETE, "restaged", states.between)
     else:
-        found = _change(session, model, held, last_error=last_error)
-        verdict = Verdict(Settle.RETRY, "transient", states.queued, failure.retry_after)
+        found = _change(session, model, held, status=states.between, last_error=last_error)
+        verdict = Verdict(Settle.RETRY, "transient", states.between, failure.retry_after)
     # After the row, as a claim does it: two that lock in different orders would deadlock.
     _end_attempt(session, claim, failure)
     return verdict if found else Verdict(Settle.LEAVE, "fenced", "-")
@@ -391,7 +461,7 @@ def lose(
         As `fail()` does, or None if this delivery had begun no execution.
     """
     begun = session.execute(
-        select(Attempt.id, model.executions)
+        select(Attempt.id, model.executions, (model.executions >= model.limit()).label("is_last"))
         .join(model, model.id == Attempt.subject_id)
         .where(
             Attempt.kind == model.lifecycle.kind,
@@ -404,7 +474,7 @@ def lose(
     ).one_or_none()
     if begun is None:
         return None
-    claim = Claim(subject_id, send_no, delivery, begun.executions, begun.id)
+    claim = Claim(subject_id, send_no, delivery, begun.executions, begun.is_last, begun.id)
     return fail(session, model, claim, failure)
 
 
@@ -413,7 +483,7 @@ def _change(
 ) -> bool:
     changed = session.execute(
         update(model)
-        .where(model.status == model.lifecycle.queued, *held)
+        .where(model.status.in_(model.lifecycle.open), *held)
         .values(**values)
         .returning(model.id)
     )

@@ -31,7 +31,7 @@ class Gift(Deliverable, Base):
         queued=QUEUED,
         done=SENT,
         failed=FAILED,
-        message=messages.SEND,
+        messages=(messages.SEND,),
         subject="gift_id",
     )
 

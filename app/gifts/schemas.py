@@ -5,9 +5,9 @@ from __future__ import annotations
 import marshmallow as ma
 from marshmallow.validate import Length, OneOf, Range
 
-from app.delivery.models import OUTCOMES
+from app.delivery.schemas import AttemptOut
+from app.fields import Flag, Text, Timestamp, WholeNumber
 from app.gifts.models import MAX_MESSAGE, MAX_RECIPIENT, STATUSES
-from app.http.fields import Flag, Text, Timestamp, WholeNumber
 from app.http.pagination import PageQuery
 
 #: Examples for the documentation.
@@ -104,30 +104,6 @@ class SendOut(ma.Schema):
     request_id = ma.fields.String(
         required=True,
         metadata={"example": "order-2026-0001", "description": "The Idempotency-Key of this send."},
-    )
-
-
-class AttemptOut(ma.Schema):
-    receive_count = ma.fields.Integer(
-        required=True, metadata={"example": 1, "description": "Which receive of its message."}
-    )
-    message_id = ma.fields.String(
-        required=True, metadata={"example": "219f8380-5770-4cc2-8c3e-5c715e145f5e"}
-    )
-    worker = ma.fields.String(required=True, metadata={"example": "celery@worker-1"})
-    started_at = Timestamp(required=True, metadata=_MOMENT)
-    ended_at = Timestamp(required=True, allow_none=True, metadata=_MOMENT)
-    outcome = ma.fields.String(
-        required=True,
-        allow_none=True,
-        validate=OneOf([*OUTCOMES, None]),
-        metadata={"example": "timeout", "description": "null while the execution runs."},
-    )
-    error_code = ma.fields.String(
-        required=True, allow_none=True, metadata={"example": "PROVIDER_TIMEOUT"}
-    )
-    error_message = ma.fields.String(
-        required=True, allow_none=True, metadata={"example": "the provider did not answer in time"}
     )
 
 

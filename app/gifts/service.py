@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CTE, Insert, Select, and_, bindparam, exists, insert, select, tuple_
+from sqlalchemy import CTE, Insert, Select, and_, bindparam, exists, func, insert, select, tuple_
 from sqlalchemy.orm import Session
 
 from app.accounts.ownership import require_owner
@@ -81,6 +81,26 @@ def list_gifts(
     return session.scalars(
         query.order_by(Gift.created_at.desc(), Gift.id.desc()).limit(limit)
     ).all()
+
+
+def summary(session: Session, account_id: UUID) -> dict[str, Any]:
+    """How many gifts an account has, by state, and their amounts."""
+    rows = session.execute(
+        select(Gift.status, func.count(), func.sum(Gift.amount), func.max(Gift.amount))
+        .where(Gift.account_id == account_id)
+        .group_by(Gift.status)
+    ).all()
+    count = sum(row[1] for row in rows)
+    total = int(sum(row[2] for row in rows))
+    return {
+        "rows": count,
+        "by_status": {row[0]: row[1] for row in rows},
+        "amount": {
+            "sum": total,
+            "mean": round(total / count, 2) if count else None,
+            "max": max((row[3] for row in rows), default=None),
+        },
+    }
 
 
 def attempts(session: Session, principal: Principal, gift_id: UUID) -> Sequence[Attempt]:

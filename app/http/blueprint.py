@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, ClassVar, NoReturn
@@ -14,12 +13,9 @@ from marshmallow import RAISE
 from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import HTTPException
 
+from app import strict_json
 from app.errors import Invalid, UnsupportedMediaType
 from app.http.context import check_size
-
-#: Deeper than anything the API takes, shallower than what troubles a parser.
-MAX_JSON_DEPTH = 32
-
 
 #: Every answer has it.
 REQUEST_ID = {
@@ -50,7 +46,7 @@ class Parser(FlaskParser):
             raise UnsupportedMediaType("send JSON, with Content-Type: application/json")
         data = _body(req)
         check_size(len(data))
-        return parse_json(data)
+        return strict_json.parse(data)
 
     def handle_error(
         self,
@@ -103,60 +99,3 @@ def _body(req: Request) -> bytes:
         raise
     except Exception:  # noqa: BLE001 - see above
         raise Invalid("the body cannot be read") from None
-
-
-def parse_json(data: bytes) -> Any:
-    """One JSON document.
-
-    Raises:
-        app.errors.Invalid: it is none, or one whose meaning depends on who reads it.
-    """
-    try:
-        document = json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_object_without_duplicates,
-            parse_constant=_refuse_constant,
-        )
-        _check_depth(document)
-    except (ValueError, RecursionError) as error:
-        raise Invalid(f"the body is not valid JSON: {_why(error)}") from None
-    return document
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at line {error.lineno} column {error.colno}"
-    if isinstance(error, UnicodeDecodeError):
-        return "it is not UTF-8"
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    return str(error) if type(error) is _AmbiguousError else "a number is too long"
-
-
-class _AmbiguousError(ValueError):
-    pass
-
-
-def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) < len(pairs):
-        raise _AmbiguousError("a key stands twice in one object")
-    return document
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise _AmbiguousError(f"{name} is not a JSON number")
-
-
-def _check_depth(document: Any) -> None:
-    level = [document]
-    for _ in range(MAX_JSON_DEPTH):
-        level = [
-            child
-            for node in level
-            if isinstance(node, dict | list)
-            for child in (node.values() if isinstance(node, dict) else node)
-        ]
-        if not level:
-            return
-    raise _AmbiguousError("it is nested too deeply")

@@ -11,7 +11,7 @@ from uuid import UUID
 import marshmallow as ma
 from marshmallow.validate import Range
 
-from app.http.fields import Digits
+from app.fields import Digits
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200

@@ -76,6 +76,49 @@ LATENCY = Histogram(
     buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800),
 )
 
+# --- jobs, messages, users ---
+
+JOBS_PROCESSED = Counter(
+    "jobs_processed_total",
+    "Executions of processors that ended: success, error or cancelled.",
+    ["job_type", "status"],
+)
+JOB_DURATION = Histogram(
+    "job_duration_seconds",
+    "Seconds that a processor took.",
+    ["job_type"],
+    # 900 is the time limit of tasks/jobs.py.
+    buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900),
+)
+JOB_LATENESS = Histogram(
+    "job_lateness_seconds",
+    "Seconds from the time for which a job was scheduled to its first execution.",
+    buckets=(0.1, 0.5, 1, 2.5, 5, 15, 60, 300, 1800, 7200),
+)
+JOBS_PENDING = Gauge(
+    "jobs_pending",
+    "Jobs that are due and wait for a worker.",
+    ["band"],
+    multiprocess_mode="mostrecent",
+)
+JOBS_OLDEST = Gauge(
+    "jobs_oldest_pending_age_seconds",
+    "Age of the job that has waited longest for a worker.",
+    ["band"],
+    multiprocess_mode="mostrecent",
+)
+MESSAGES_RECEIVED = Counter(
+    "messages_received_total",
+    "Messages of other systems: accepted, duplicate or refused, each receive.",
+    ["type", "outcome"],
+)
+NOTIFICATIONS = Counter(
+    "notifications_stored_total",
+    "Notifications, by whether their recipient is known.",
+    ["recipient"],
+)
+SIGNUPS = Counter("users_signed_up_total", "Users whose profile was initialised.")
+
 # --- outbox and workers ---
 
 OUTBOX_DEPTH = Gauge(

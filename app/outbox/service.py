@@ -55,21 +55,30 @@ def stage(session: Session, message: Message, kwargs: Mapping[str, Any]) -> None
 
 
 def staging(
-    message: Message, kwargs: ColumnElement[Any], headers: ColumnElement[Any], rows: Select[Any]
+    task: str,
+    queue: ColumnElement[str],
+    kwargs: ColumnElement[Any],
+    headers: ColumnElement[Any],
+    rows: Select[Any],
+    *,
+    delay: float | None = None,
 ) -> Insert:
     """The same as a statement, for one that stages what it has just changed.
 
     Args:
-        kwargs: a JSONB expression over `rows`.
+        queue: an expression over `rows`.
+        kwargs: a JSONB expression over them.
         headers: another one; what the context carries is added, and it wins over the context.
-        rows: a select whose rows are staged, one task each.
+        rows: a select whose rows are staged, one task each, in its order.
+        delay: seconds for which the relay leaves them alone.
     """
-    columns = _columns(message)
+    columns = ["queue", "task", "available_at", "headers", "kwargs"]
     return insert(OutboxRow).from_select(
-        [*columns, "kwargs"],
+        columns,
         rows.with_only_columns(
-            literal(columns["queue"]),
-            literal(columns["task"]),
+            queue,
+            literal(task),
+            func.now() + timedelta(seconds=delay) if delay else func.now(),
             # Asked for at each execution: the statement may be built once and kept.
             bindparam(None, callable_=_context_headers, type_=JSONB).op("||")(headers),
             kwargs,
@@ -168,12 +177,12 @@ def backlog(session: Session) -> Backlog:
 
 
 def is_staged(
-    message: Message, subject: str, subject_id: InstrumentedAttribute[Any]
+    task: str, queue: str, subject: str, subject_id: InstrumentedAttribute[Any]
 ) -> ColumnElement[bool]:
     """Whether a task for this row lies in the outbox, even a parked one. For a WHERE clause."""
     staged = select(OutboxRow.id).where(
-        OutboxRow.queue == message.queue,
-        OutboxRow.task == message.task,
+        OutboxRow.queue == queue,
+        OutboxRow.task == task,
         OutboxRow.kwargs[subject].astext == cast(subject_id, String),
     )
     return staged.exists()

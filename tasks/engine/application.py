@@ -41,6 +41,8 @@ class Failure:
     worker: str
     task: str | None
     kwargs: Mapping[str, Any]
+    retry_delay: float = 0.0
+    """Seconds for which it will hide the message, unless `on_failure` says otherwise."""
 
 
 class Application(Protocol):

@@ -36,6 +36,7 @@ class Queue:
     prefetch: int
     max_hold: int
     foreign_task: str | None = None
+    weight: int = 1
 
     @property
     def dead_letter_queue(self) -> str:

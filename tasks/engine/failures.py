@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tasks.engine import intake
@@ -69,7 +70,8 @@ class Recorder:
         self._thread.shutdown()
 
     def _record(self, failed: Failure, queue: Queue, queue_url: str, receipt_handle: str) -> None:
-        returned = self._ask(failed)
+        delay = queue.retry_delay(failed.receive_count, scale=self._scale)
+        returned = self._ask(replace(failed, retry_delay=delay))
         within = queue.visibility_timeout
         if returned.settle == Settle.DELETE:
             self._settlement.delete(queue_url, receipt_handle, within=within)

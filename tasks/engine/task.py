@@ -36,6 +36,8 @@ class Delivery:
     """Whether SQS dead-letters the message instead of delivering it once more."""
     worker: str
     """host:pid of the process that executes."""
+    retry_delay: float = 0.0
+    """Seconds for which a failure at this receive hides the message."""
 
 
 class Request(CeleryRequest):
@@ -138,6 +140,7 @@ class Task(CeleryTask):
             receive_count=receive_count,
             last_receive=receive_count >= queue.max_receive_count,
             worker=f"{self.request.hostname}:{os.getpid()}",
+            retry_delay=queue.retry_delay(receive_count, scale=self.app.engine.retry_scale),
         )
 
     def settle(self, verdict: Verdict) -> None:

@@ -109,7 +109,7 @@ KINDS: dict[str, Callable[[random.Random], Body | list[Any] | str]] = {
     "expired": lambda c: celery_message(c, expires="2001-01-01T00:00:00+00:00"),
     "for the year 2100": lambda c: celery_message(c, eta="2100-01-01T00:00:00+00:00"),
     "another task behind it": lambda c: celery_message(
-        c, embed={"callbacks": [{"task": "gifts.recover_stalled", "args": []}]}
+        c, embed={"callbacks": [{"task": "delivery.recover_stalled", "args": []}]}
     ),
     "compressed": lambda c: {
         **celery_message(c, compression="application/x-gzip"),

@@ -128,6 +128,7 @@ class Both(Scheme):
             real = recovery.recover_stalled(
                 session,
                 Gift,
+                "gifts",
                 visible_depth=visible_depth,
                 untouched_for=timedelta(seconds=UNTOUCHED),
             )

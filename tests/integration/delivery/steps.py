@@ -26,6 +26,7 @@ class Delivery:
     receive_count: int = 1
     last_receive: bool = False
     worker: str = "worker:1"
+    retry_delay: float = 0.0
 
 
 def ask(gift: Gift, message: str = "m1", receive: int = 1, *, last: bool = False) -> Any:

@@ -205,8 +205,7 @@ def test_whatever_lies_there_is_copied_and_stops_nobody(
 
 class Sweeps:
     def __init__(self) -> None:
-        from tasks.delivery import reconcile
-        from tasks.gifts import recover_stalled
+        from tasks.sweeps import reconcile, recover_stalled
 
         self.reconcile, self.recover_stalled = reconcile, recover_stalled
 

@@ -70,7 +70,8 @@ def test_headers_that_a_statement_gives_win_over_the_context(engine: Engine) -> 
     headers = func.jsonb_build_object("request_id", rows.c.request_id)
     kwargs = func.jsonb_build_object("n", 1)
     with db.transaction() as session, context.bound(request_id="a sweep's", traceparent="00-1"):
-        session.execute(outbox.staging(SEND, kwargs, headers, select(rows)))
+        queue = literal(SEND.queue)
+        session.execute(outbox.staging(SEND.task, queue, kwargs, headers, select(rows)))
         [row] = outbox.take(session, limit=1)
     assert row.headers == {"request_id": "the row's", "traceparent": "00-1"}
 

@@ -22,6 +22,7 @@ class Delivery:
     receive_count: int
     last_receive: bool
     worker: str
+    retry_delay: float = 0.0
 
 
 def work() -> None:

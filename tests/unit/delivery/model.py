@@ -25,6 +25,7 @@ class Delivery:
     message_id: str
     receive_count: int
     worker: str = "worker:1"
+    retry_delay: float = 0.0
 
     @property
     def last_receive(self) -> bool:

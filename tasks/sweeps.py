@@ -1,4 +1,4 @@
-"""The reconciler: looks after what died in the queues, for every kind of deliverable."""
+"""What beat asks for: looks after what died or vanished, for every kind of deliverable."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from app.delivery.service import Model
 from app.observability import metrics
 from tasks.celery import app, engine
 from tasks.engine import dead_letters
+from tasks.engine.catalogue import Queue
 from tasks.engine.dead_letters import DeadMessage
 from tasks.engine.queues import visible_depth
 from tasks.letters import letter_of
@@ -31,19 +32,25 @@ def reconcile() -> None:
                 _reconcile(message)
 
 
-def recover_stalled(model: Model) -> None:
-    """Stage again what is queued while nothing can be on its way. A task of each domain."""
-    states = model.lifecycle
-    queue = engine.catalogue[states.message.queue]
+@app.task(name="delivery.recover_stalled", soft_time_limit=45, time_limit=55)
+def recover_stalled() -> None:
+    """Stage again what is open while nothing can be on its way."""
+    for model in deliverables().values():
+        for name in model.lifecycle.queues:
+            _recover_stalled(model, engine.catalogue[name])
+
+
+def _recover_stalled(model: Model, queue: Queue) -> None:
     depth = visible_depth(engine.sqs, engine.catalogue.url(queue.name))
     untouched = timedelta(seconds=queue.untouched_limit(scale=engine.retry_scale))
     with db.transaction() as session:
         recovered = recovery.recover_stalled(
-            session, model, visible_depth=depth, untouched_for=untouched
+            session, model, queue.name, visible_depth=depth, untouched_for=untouched
         )
     for subject_id in recovered:
         log.warning(
-            "staged again: its message had vanished", extra={states.subject: str(subject_id)}
+            "staged again: its message had vanished",
+            extra={model.lifecycle.subject: str(subject_id)},
         )
 
 

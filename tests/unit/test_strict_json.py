@@ -1,4 +1,4 @@
-"""`parse_json`: one meaning or none."""
+"""`parse`: one meaning or none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import Invalid
-from app.http.blueprint import MAX_JSON_DEPTH, parse_json
+from app.strict_json import MAX_DEPTH, parse
 
 scalars = (
     st.none()
@@ -35,14 +35,14 @@ def nested(depth: int, opening: str = "[", closing: str = "]") -> bytes:
 
 @given(documents)
 def test_what_json_writes_is_read_back(document: Any) -> None:
-    assert parse_json(json.dumps(document).encode()) == document
-    assert parse_json(json.dumps(document, ensure_ascii=False).encode()) == document
+    assert parse(json.dumps(document).encode()) == document
+    assert parse(json.dumps(document, ensure_ascii=False).encode()) == document
 
 
 @given(st.binary())
 def test_any_bytes_are_read_or_refused_and_nothing_else(data: bytes) -> None:
     with suppress(Invalid):
-        parse_json(data)
+        parse(data)
 
 
 @given(st.text(min_size=1), st.lists(st.text(), max_size=3), scalars, scalars)
@@ -54,16 +54,16 @@ def test_a_key_that_stands_twice_is_refused_at_any_depth(
         text = f"{{{json.dumps(step)}: [{text}]}}"
 
     with pytest.raises(Invalid, match="twice"):
-        parse_json(text.encode())
+        parse(text.encode())
 
 
 def test_two_spellings_of_one_key_are_the_same_key() -> None:
     with pytest.raises(Invalid, match="twice"):
-        parse_json(rb'{"amount": 1, "\u0061mount": 2}')
+        parse(rb'{"amount": 1, "\u0061mount": 2}')
 
 
 def test_the_same_key_in_two_objects_is_not_twice() -> None:
-    assert parse_json(b'[{"a": 1}, {"a": 2}]') == [{"a": 1}, {"a": 2}]
+    assert parse(b'[{"a": 1}, {"a": 2}]') == [{"a": 1}, {"a": 2}]
 
 
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
@@ -74,32 +74,32 @@ def test_depth_is_limited(opening: str, closing: str) -> None:
         return (opening * depth + innermost + closing * depth).encode()
 
     scalar = 0 if opening == "[" else 1  # the 0 inside the innermost object is a level of its own
-    parse_json(document(MAX_JSON_DEPTH - scalar))
-    for depth in (MAX_JSON_DEPTH + 1, 1_000, 10_000):
+    parse(document(MAX_DEPTH - scalar))
+    for depth in (MAX_DEPTH + 1, 1_000, 10_000):
         with pytest.raises(Invalid, match="nested too deeply"):
-            parse_json(document(depth))
+            parse(document(depth))
 
 
 def test_nesting_that_never_closes_is_refused() -> None:
     with pytest.raises(Invalid):
-        parse_json(b"[" * 60_000)
+        parse(b"[" * 60_000)
 
 
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
 def test_what_only_javascript_calls_a_number_is_refused(constant: str) -> None:
     with pytest.raises(Invalid, match=f"{constant} is not a JSON number"):
-        parse_json(f'{{"amount": {constant}}}'.encode())
+        parse(f'{{"amount": {constant}}}'.encode())
 
 
 def test_a_number_that_no_machine_holds_is_refused() -> None:
     """Python would take quadratic time for its digits."""
     with pytest.raises(Invalid, match="a number is too long"):
-        parse_json(b'{"amount": ' + b"9" * 60_000 + b"}")
+        parse(b'{"amount": ' + b"9" * 60_000 + b"}")
 
 
 def test_a_float_beyond_the_largest_is_no_integer() -> None:
     """It is refused where it is used: no field of ours takes a float."""
-    assert math.isinf(parse_json(b"1e999"))
+    assert math.isinf(parse(b"1e999"))
 
 
 @pytest.mark.parametrize(
@@ -124,17 +124,17 @@ def test_a_float_beyond_the_largest_is_no_integer() -> None:
 )
 def test_what_is_not_one_utf8_document_is_refused_with_a_reason(data: bytes, why: str) -> None:
     with pytest.raises(Invalid) as refusal:
-        parse_json(data)
+        parse(data)
 
     assert why in refusal.value.message
 
 
 def test_the_reason_does_not_quote_the_body() -> None:
     with pytest.raises(Invalid) as refusal:
-        parse_json(b'{"recipient": "hanako@example.com" "amount"}')
+        parse(b'{"recipient": "hanako@example.com" "amount"}')
 
     assert "hanako" not in refusal.value.message
 
 
 def test_deep_enough_for_the_api() -> None:
-    assert parse_json(nested(3)) == [[[]]]
+    assert parse(nested(3)) == [[[]]]

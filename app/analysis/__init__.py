@@ -1,0 +1,1 @@
+"""Analyses: summaries over what an account has stored, made by jobs."""

@@ -1,0 +1,1 @@
+"""Typed messages: what other systems put on the inbox queue as plain JSON."""

@@ -1,0 +1,80 @@
+"""What messages look like: those of other systems by type and version, and our list of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import marshmallow as ma
+from marshmallow.validate import Length, OneOf, Range
+
+from app.fields import JsonObject, Text, Timestamp, WholeNumber
+from app.jobs.models import STATUSES
+from app.messages.models import MAX_FOREIGN
+from app.notifications.models import MAX_BODY, MAX_TITLE
+
+TYPES = ("task", "notification", "data-sync")
+#: What `task` messages call their priorities, and the jobs' numbers of them.
+PRIORITIES = {"high": 5, "normal": 0, "low": -5}
+
+
+def _foreign(**options: Any) -> Text:
+    return Text(required=True, validate=Length(1, MAX_FOREIGN), **options)
+
+
+class Envelope(ma.Schema):
+    id = _foreign()
+    type = ma.fields.String(required=True, validate=OneOf(TYPES))
+    data = JsonObject(required=True)
+    timestamp = Timestamp(required=True)
+    version = WholeNumber(load_default=1, validate=Range(min=1))
+
+
+class TaskData(ma.Schema):
+    task_id = _foreign(data_key="taskId")
+    priority = ma.fields.String(load_default="normal", validate=OneOf(PRIORITIES))
+    action = Text(load_default="process", validate=Length(1, 40))
+
+
+class NotificationData(ma.Schema):
+    recipient_id = _foreign(data_key="recipientId")
+    title = Text(required=True, validate=Length(1, MAX_TITLE))
+    body = Text(required=True, validate=Length(max=MAX_BODY))
+
+
+class DataSyncData(ma.Schema):
+    entity_type = _foreign(data_key="entityType")
+    entity_id = _foreign(data_key="entityId")
+    operation = ma.fields.String(required=True, validate=OneOf(("create", "update", "delete")))
+    attributes = JsonObject(load_default=dict)
+
+
+class DataSyncJob(DataSyncData):
+    """What the job needs beside the data: when it was said."""
+
+    timestamp = Timestamp(required=True)
+
+
+#: (type, version) -> the schema of its data. A new version stands beside the old one.
+DATA: dict[tuple[str, int], type[ma.Schema]] = {
+    ("task", 1): TaskData,
+    ("notification", 1): NotificationData,
+    ("data-sync", 1): DataSyncData,
+}
+
+
+class MessageOut(ma.Schema):
+    message_id = ma.fields.UUID(attribute="id", required=True)
+    external_id = ma.fields.String(
+        required=True, metadata={"example": "msg-123", "description": "The id its sender gave it."}
+    )
+    type = ma.fields.String(required=True, validate=OneOf(TYPES))
+    version = ma.fields.Integer(required=True, metadata={"example": 1})
+    status = ma.fields.String(
+        required=True, validate=OneOf(STATUSES), metadata={"description": "Its job's state."}
+    )
+    job_id = ma.fields.UUID(required=True)
+    duplicates = ma.fields.Integer(
+        required=True, metadata={"description": "How often it came again."}
+    )
+    sent_at = Timestamp(required=True, metadata={"example": "2023-01-01T12:00:00Z"})
+    created_at = Timestamp(required=True, metadata={"example": "2026-01-31T09:30:00.123456Z"})

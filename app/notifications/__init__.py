@@ -1,0 +1,1 @@
+"""Notifications: short messages that people read."""

@@ -1,0 +1,1 @@
+"""Users: made over HTTP; creating one enqueues the job that welcomes them."""
