@@ -15,11 +15,14 @@ PYTEST := $(BIN)/pytest -n auto $(PYTEST_ARGS)
 READY := $(VENV)/ready
 UNFINISHED := $(VENV)/unfinished
 
+# The addresses of the stack that `make run` has started.
+WITH_STACK = env=$${OKURU_HOME:-.local}/env; test -r $$env || { echo "No stack is running: make run"; exit 1; }; . $$env;
+
 # OKURU_HOME (default .local) and PORT (default 8080), given to make, reach the commands by
 # themselves: make passes on what stands in its command line or its environment.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-unit test-integration test-coverage chaos bench lint format \
+.PHONY: help setup demo run send-task send-notification send-data-sync test test-unit test-integration test-coverage chaos bench lint format \
 	migrate-up migrate-down migrate-create migrate-check reset-db requirements clean
 
 help: ## Show this list
@@ -34,6 +37,15 @@ demo: $(READY) ## Send GIFTS gifts through the whole stack, FAILURE_RATE of the 
 
 run: $(READY) ## Run the whole stack on PORT until Ctrl-C
 	@$(BIN)/okuru run
+
+send-task: $(READY) ## Put a task message on the inbox of the running stack (ARGS=--help)
+	@$(WITH_STACK) $(BIN)/okuru messages send task $(ARGS)
+
+send-notification: $(READY) ## Put a notification message there
+	@$(WITH_STACK) $(BIN)/okuru messages send notification $(ARGS)
+
+send-data-sync: $(READY) ## Put a data-sync message there
+	@$(WITH_STACK) $(BIN)/okuru messages send data-sync $(ARGS)
 
 test: $(READY) ## Run all tests, on the same real parts
 	@$(PYTEST) tests

@@ -13,6 +13,8 @@ COMMANDS = {
     "relay": "okuru.relay:relay",
     "queues": "okuru.queues:queues",
     "dlq": "okuru.dlq:dlq",
+    "jobs": "okuru.jobs:jobs",
+    "messages": "okuru.messages:messages",
     "reset-db": "okuru.reset_db:reset_db",
 }
 

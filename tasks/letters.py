@@ -18,6 +18,8 @@ from app.delivery.models import DeadLetter, deliverables, is_send_no
 from app.delivery.recovery import Letter
 from app.delivery.redrive import Command, Decision
 from app.delivery.service import Model
+from app.messages.messages import RECEIVE_AGAIN
+from app.outbox.service import Message
 from tasks.engine import intake
 from tasks.engine.dead_letters import BATCH, DeadMessage, Reading
 
@@ -114,12 +116,23 @@ def redriving(command: Command, known_tasks: Collection[str]) -> Decide:
     def decide(
         session: Session, message: DeadMessage, letter: Letter, model: Model | None
     ) -> Decision:
-        # The outbox has no place for positional arguments.
-        may_be_staged = message.task in known_tasks and not message.args
-        kwargs = message.kwargs if may_be_staged else None
-        return redrive.redrive(session, letter, model, command, kwargs=kwargs)
+        task, kwargs = _as_it_is(message, known_tasks)
+        return redrive.redrive(session, letter, model, command, message=task, kwargs=kwargs)
 
     return decide
+
+
+def _as_it_is(
+    message: DeadMessage, known_tasks: Collection[str]
+) -> tuple[Message | None, Mapping[str, Any]]:
+    """The task to stage for a letter that delivers nothing, if there is one."""
+    if message.task == RECEIVE_AGAIN.task and message.args == (message.body,):
+        # It came as another system's JSON; we publish tasks of our own only.
+        return RECEIVE_AGAIN, {"body": message.body}
+    # The outbox has no place for positional arguments.
+    if message.task is None or message.task not in known_tasks or message.args:
+        return None, {}
+    return Message(message.task, message.queue), message.kwargs
 
 
 def discarding(command: Command) -> Decide:

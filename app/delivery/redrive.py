@@ -72,20 +72,22 @@ def redrive(
     model: Model | None,
     command: Command,
     *,
+    message: Message | None = None,
     kwargs: Mapping[str, Any] | None = None,
 ) -> Decision:
     """Send again what a dead letter stands for. Commit, then delete the letter if it may be.
 
     Args:
         model: what the letter's task delivers, if it is known.
-        kwargs: the arguments of a registered task that delivers nothing; None if it is no such.
+        message: a registered task that delivers nothing, and its queue; None if it is no such.
+        kwargs: its arguments.
     """
     if _is_settled(session, letter, model):
         return Decision(Outcome.SETTLED)
     if model is not None:
         decision = _send_again(session, letter, model)
-    elif kwargs is not None:
-        decision = _stage_again(session, letter, kwargs)
+    elif message is not None:
+        decision = _stage_again(session, letter, message, kwargs or {})
     else:
         decision = _refused("no known task, or arguments that cannot be read")
     if decision.may_be_deleted:
@@ -211,13 +213,14 @@ def _send_again(session: Session, letter: Letter, model: Model) -> Decision:
     return Decision(Outcome.ON_ITS_WAY if row.status in states.open else Outcome.DONE)
 
 
-def _stage_again(session: Session, letter: Letter, kwargs: Mapping[str, Any]) -> Decision:
-    assert letter.task is not None, "a known task has a name"  # noqa: S101 - for the types
+def _stage_again(
+    session: Session, letter: Letter, message: Message, kwargs: Mapping[str, Any]
+) -> Decision:
     origin = {"request_id": letter.request_id, "traceparent": letter.trace}
     known = {name: value for name, value in origin.items() if value is not None}
     try:
         with session.begin_nested(), context.bound(**known):
-            outbox.stage(session, Message(letter.task, letter.queue), kwargs)
+            outbox.stage(session, message, kwargs)
     except (ValueError, DataError):  # too large, or what JSONB cannot keep
         return _refused("its arguments cannot be staged")
     return Decision(Outcome.STAGED)
