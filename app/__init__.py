@@ -30,7 +30,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions["okuru"] = settings
     api = http.install(app)
     principal.install(app, allow_local=settings.is_local)
-    processors.load(settings.processors)
+    processors.load(settings.okuru_processors)
     for blueprint in (gifts, jobs, messages, notifications, users(settings.validation_mode)):
         api.register_blueprint(blueprint)
     return app

@@ -54,7 +54,7 @@ class Settings:
     retry_scale: float
     sweep_interval: float
     validation_mode: Literal["default", "flexible", "strict"]
-    processors: tuple[str, ...]
+    okuru_processors: tuple[str, ...]
     sender: Literal["simulated", "webhook"]
     send_failure_rate: float
     sender_url: str | None
@@ -136,7 +136,7 @@ def _parse(env: Env) -> tuple[Settings | None, dict[str, str]]:
                 "VALIDATION_MODE", "default", validate=OneOf(["default", "flexible", "strict"])
             ),
         ),
-        processors=tuple(
+        okuru_processors=tuple(
             name.strip() for name in env.list("OKURU_PROCESSORS", [], subcast=str) if name.strip()
         ),
         sender=cast(

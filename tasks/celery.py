@@ -31,7 +31,7 @@ engine = Engine(
 )
 
 try:
-    processors.load(settings.processors)
+    processors.load(settings.okuru_processors)
 except processors.BadProcessor as error:
     raise SystemExit(f"okuru: {error}") from None
 

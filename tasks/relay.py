@@ -1,4 +1,4 @@
-"""The relay: takes staged tasks from the outbox and publishes them.
+"""The relay: takes staged tasks from the outbox and publishes them. It also stages what is due.
 
 Any number of relays may run: each takes rows that no other holds. A crash between publishing and
 committing publishes again; the guards of the deliveries make that harmless.

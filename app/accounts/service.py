@@ -45,7 +45,7 @@ def authenticate(session: Session, key: str) -> Principal:
     """The principal of an API key.
 
     Raises:
-        Unauthenticated: no such key, or it was revoked: the caller learns no more than that.
+        Unauthenticated: no such key, it was revoked, or its account is not active: the caller learns no more than that.
     """
     row = session.execute(_principal(), {"digest": _digest(key)}).one_or_none()
     if row is None:
@@ -56,8 +56,14 @@ def authenticate(session: Session, key: str) -> Principal:
 @cache
 def _principal() -> Select[UUID, str]:
     """Built once: every request asks."""
-    return select(ApiKey.user_id, ApiKey.role).where(
-        ApiKey.hash == bindparam("digest"), ApiKey.revoked_at.is_(None)
+    return (
+        select(ApiKey.user_id, ApiKey.role)
+        .join(User, User.id == ApiKey.user_id)
+        .where(
+            ApiKey.hash == bindparam("digest"),
+            ApiKey.revoked_at.is_(None),
+            User.is_active.is_(True),
+        )
     )
 
 

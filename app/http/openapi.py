@@ -18,7 +18,7 @@ from app.http.errors import CHALLENGE, FRAMEWORK_CODES, RETRY_AFTER, STATUS
 ASSETS = Path(flask_swagger_ui.__file__).parent / "dist"
 
 DESCRIPTION = """\
-Gifts that are sent exactly once.
+What must be sent exactly once: gifts, background jobs, messages of other systems.
 
 **Authentication.** Every route but health and these docs needs a key: send it as `X-API-Key`. An
 operator makes one with `okuru keys create`; it is shown once and can be revoked. A key acts for

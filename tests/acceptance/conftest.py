@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,11 @@ def running_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     home = Home(tmp_path_factory.mktemp("stack"))
     # The parts are the stack's own, and not those that the other tests are pointed at.
     own = {"AWS_PROFILE": "my-account", "AWS_SESSION_TOKEN": "my-token"}
-    environ = {"PATH": os.environ["PATH"], "SEND_FAILURE_RATE": "0", **own}
+    processors = {
+        "OKURU_PROCESSORS": "tests.acceptance.processors",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    environ = {"PATH": os.environ["PATH"], "SEND_FAILURE_RATE": "0", **processors, **own}
     with Stack(home, environ=environ) as stack:  # durable: a test stops the database at once
         stack.processes.start()
         stack.wait_until_ready()

@@ -47,6 +47,18 @@ def test_the_curl_walk_of_the_readme(stack: Stack, tmp_path: Path) -> None:
     assert services == {"api", "relay", "worker"}
 
 
+def test_the_jobs_of_the_readme(stack: Stack, tmp_path: Path) -> None:
+    (block,) = re.findall(r"<!-- jobs: .*? -->\n```sh\n(.*?)```", README.read_text(), re.S)
+    (tmp_path / ".local").symlink_to(stack.home.path)
+    said = subprocess.run(
+        ["sh", "-e"], input=f". .local/env\n{block}", cwd=tmp_path, capture_output=True, text=True,
+        timeout=60,
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr
+    for word in ('"job_type":"data_analysis"', '"email":"hanako@example.com"', '"throughput"'):
+        assert word in said.stdout
+
+
 def test_one_request_id_is_in_every_log_of_a_send(stack: Stack, client: Client) -> None:
     key = fresh_key()
     gift_id = client.create()

@@ -149,6 +149,18 @@ def test_a_key_elsewhere_than_in_its_header_is_no_key(client: FlaskClient, key: 
         refused(client.get("/gifts", **request), 401, "UNAUTHENTICATED")
 
 
+def test_the_key_of_an_account_that_is_not_active_is_401(
+    client: FlaskClient, session: Session, engine: Engine
+) -> None:
+    _, key = accounts.key(session)
+    session.commit()
+    headers = {"X-API-Key": key}
+    assert client.get("/gifts", headers=headers).status_code == 200
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE users SET is_active = false"))
+    refused(client.get("/gifts", headers=headers), 401, "UNAUTHENTICATED")
+
+
 def test_a_revoked_key_is_401_at_once_and_its_account_keeps_its_gifts(
     client: FlaskClient, session: Session
 ) -> None:
