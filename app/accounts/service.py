@@ -45,7 +45,8 @@ def authenticate(session: Session, key: str) -> Principal:
     """The principal of an API key.
 
     Raises:
-        Unauthenticated: no such key, it was revoked, or its account is not active: the caller learns no more than that.
+        Unauthenticated: no such key, it was revoked, or its account is not active: the caller
+            learns no more than that.
     """
     row = session.execute(_principal(), {"digest": _digest(key)}).one_or_none()
     if row is None:

@@ -18,6 +18,7 @@ from app.jobs.models import (
 )
 
 _MOMENT = {"example": "2026-01-31T09:30:00.123456Z"}
+_ID = {"example": "3f0c8a52-5d0c-4f4e-9f0e-0d6f6f1f9a11"}
 _TYPE = {"example": "data_analysis"}
 
 
@@ -29,40 +30,57 @@ class JobIn(ma.Schema):
     priority = WholeNumber(
         load_default=0,
         validate=Range(MIN_PRIORITY, MAX_PRIORITY),
-        metadata={"description": "Higher first: below 0 low, from 5 high."},
+        metadata={"example": 5, "description": "Higher first: below 0 low, from 5 high."},
     )
     scheduled_at = Timestamp(
         load_default=None,
         allow_none=True,
-        metadata={"format": "date-time", "description": "Not before; the past and null are now."},
+        metadata={
+            **_MOMENT,
+            "format": "date-time",
+            "description": "Not before; the past and null are now.",
+        },
     )
-    max_retries = WholeNumber(load_default=3, validate=Range(0, MAX_RETRIES))
+    max_retries = WholeNumber(
+        load_default=3, validate=Range(0, MAX_RETRIES), metadata={"example": 3}
+    )
     unique_key = Text(
         load_default=None,
         allow_none=True,
         validate=Length(1, MAX_UNIQUE_KEY),
-        metadata={"description": "While a live job of yours has it, that one is the answer."},
+        metadata={
+            "example": "report-2026-01",
+            "description": "While a live job of yours has it, that one is the answer.",
+        },
     )
 
 
 class JobOut(ma.Schema):
-    job_id = ma.fields.UUID(attribute="id", required=True)
+    job_id = ma.fields.UUID(attribute="id", required=True, metadata=_ID)
     job_type = ma.fields.String(required=True, metadata=_TYPE)
-    payload = JsonObject(required=True)
-    status = ma.fields.String(required=True, validate=OneOf(STATUSES))
-    priority = ma.fields.Integer(required=True)
-    max_retries = ma.fields.Integer(required=True)
-    retry_count = ma.fields.Integer(required=True)
-    error_message = ma.fields.String(attribute="last_error", required=True, allow_none=True)
-    unique_key = ma.fields.String(required=True, allow_none=True)
+    payload = JsonObject(required=True, metadata={"example": {}})
+    status = ma.fields.String(
+        required=True, validate=OneOf(STATUSES), metadata={"example": "PROCESSING"}
+    )
+    priority = ma.fields.Integer(required=True, metadata={"example": 0})
+    max_retries = ma.fields.Integer(required=True, metadata={"example": 3})
+    retry_count = ma.fields.Integer(required=True, metadata={"example": 0})
+    error_message = ma.fields.String(
+        attribute="last_error", required=True, allow_none=True, metadata={"example": None}
+    )
+    unique_key = ma.fields.String(required=True, allow_none=True, metadata={"example": None})
     progress = ma.fields.Integer(
-        required=True, validate=Range(0, 100), metadata={"description": "Per cent."}
+        required=True, validate=Range(0, 100), metadata={"example": 50, "description": "Per cent."}
     )
-    progress_note = ma.fields.String(required=True, allow_none=True)
+    progress_note = ma.fields.String(
+        required=True, allow_none=True, metadata={"example": "analysing gifts"}
+    )
     result = ma.fields.Raw(
-        required=True, allow_none=True, metadata={"description": "What its processor returned."}
+        required=True,
+        allow_none=True,
+        metadata={"example": None, "description": "What its processor returned."},
     )
-    cancel_requested = ma.fields.Boolean(required=True)
+    cancel_requested = ma.fields.Boolean(required=True, metadata={"example": False})
     scheduled_at = Timestamp(required=True, metadata=_MOMENT)
     started_at = Timestamp(required=True, allow_none=True, metadata=_MOMENT)
     completed_at = Timestamp(required=True, allow_none=True, metadata=_MOMENT)
@@ -100,7 +118,9 @@ class JobStats(ma.Schema):
         required=True,
         metadata={"example": {"data_analysis": _COUNTS["example"]}},
     )
-    oldest_pending_age_seconds = ma.fields.Float(required=True, allow_none=True)
+    oldest_pending_age_seconds = ma.fields.Float(
+        required=True, allow_none=True, metadata={"example": 1.5}
+    )
     throughput = ma.fields.Dict(
         keys=ma.fields.String(),
         values=ma.fields.Integer(),

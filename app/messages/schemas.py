@@ -62,19 +62,24 @@ DATA: dict[tuple[str, int], type[ma.Schema]] = {
 }
 
 
+_ID = {"example": "3f0c8a52-5d0c-4f4e-9f0e-0d6f6f1f9a11"}
+
+
 class MessageOut(ma.Schema):
-    message_id = ma.fields.UUID(attribute="id", required=True)
+    message_id = ma.fields.UUID(attribute="id", required=True, metadata=_ID)
     external_id = ma.fields.String(
         required=True, metadata={"example": "msg-123", "description": "The id its sender gave it."}
     )
-    type = ma.fields.String(required=True, validate=OneOf(TYPES))
+    type = ma.fields.String(required=True, validate=OneOf(TYPES), metadata={"example": "task"})
     version = ma.fields.Integer(required=True, metadata={"example": 1})
     status = ma.fields.String(
-        required=True, validate=OneOf(STATUSES), metadata={"description": "Its job's state."}
+        required=True,
+        validate=OneOf(STATUSES),
+        metadata={"example": "COMPLETED", "description": "Its job's state."},
     )
-    job_id = ma.fields.UUID(required=True)
+    job_id = ma.fields.UUID(required=True, metadata=_ID)
     duplicates = ma.fields.Integer(
-        required=True, metadata={"description": "How often it came again."}
+        required=True, metadata={"example": 0, "description": "How often it came again."}
     )
     sent_at = Timestamp(required=True, metadata={"example": "2023-01-01T12:00:00Z"})
     created_at = Timestamp(required=True, metadata={"example": "2026-01-31T09:30:00.123456Z"})

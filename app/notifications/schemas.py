@@ -11,7 +11,11 @@ _MOMENT = {"example": "2026-01-31T09:30:00.123456Z"}
 
 
 class NotificationOut(ma.Schema):
-    notification_id = ma.fields.UUID(attribute="id", required=True)
+    notification_id = ma.fields.UUID(
+        attribute="id",
+        required=True,
+        metadata={"example": "3f0c8a52-5d0c-4f4e-9f0e-0d6f6f1f9a11"},
+    )
     title = ma.fields.String(required=True, metadata={"example": "新着情報"})
     body = ma.fields.String(required=True, metadata={"example": "メッセージが届きました"})
     created_at = Timestamp(required=True, metadata=_MOMENT)

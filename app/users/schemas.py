@@ -87,13 +87,16 @@ class UserOut(ma.Schema):
     )
     email = ma.fields.String(required=True, metadata={"example": "hanako@example.com"})
     age = ma.fields.Integer(required=True, allow_none=True, metadata={"example": 30})
-    name = ma.fields.String(required=True, allow_none=True)
-    bio = ma.fields.String(required=True, allow_none=True)
-    is_active = ma.fields.Boolean(required=True)
-    additional_data = JsonObject(required=True)
+    name = ma.fields.String(required=True, allow_none=True, metadata={"example": "花子"})
+    bio = ma.fields.String(required=True, allow_none=True, metadata={"example": None})
+    is_active = ma.fields.Boolean(required=True, metadata={"example": True})
+    additional_data = JsonObject(required=True, metadata={"example": {"hobby": "読書"}})
     profile = JsonObject(
         required=True,
         allow_none=True,
-        metadata={"description": "null until the job `user_created` has made it."},
+        metadata={
+            "example": {"interests": ["読書"]},
+            "description": "null until the job `user_created` has made it.",
+        },
     )
     created_at = Timestamp(required=True, metadata={"example": "2026-01-31T09:30:00.123456Z"})

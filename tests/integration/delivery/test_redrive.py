@@ -18,6 +18,7 @@ from app.delivery.models import DeadLetter, Redrive
 from app.delivery.recovery import Letter
 from app.delivery.redrive import Command, Decision, Outcome
 from app.gifts.models import Gift, SendRequest
+from app.outbox.service import Message
 from tests.factories import gifts
 from tests.integration.delivery import steps
 from tests.integration.delivery.steps import look, staged
@@ -84,7 +85,7 @@ def test_a_task_without_a_row_is_staged_once_however_often_it_is_asked_for(engin
     letter = Letter("m1", "maintenance", 6, "{}", "delivery.reconcile", None, None, None)
 
     def ask() -> Decision:
-        return again(letter, None, kwargs={})
+        return again(letter, None, message=Message("delivery.reconcile", "maintenance"))
 
     found = Counter(each.outcome for each in at_once(ask, ask, ask, ask))
     assert found == {Outcome.STAGED: 1, Outcome.SETTLED: 3}

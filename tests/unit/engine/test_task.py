@@ -29,6 +29,7 @@ class Engine:
 
     def __init__(self) -> None:
         self.catalogue = Catalogue.load(PREFIX)
+        self.retry_scale = 0.5
         self.application = self
         self.outage_errors = (Outage,)
         self.context_headers = ("request_id", "traceparent")
