@@ -23,6 +23,9 @@ class Queue:
         prefetch: messages that a worker holds for each of its processes. Short tasks want ten, so
             that one call brings many; long ones want one, so that none waits behind another.
         max_hold: how long a held message is kept invisible, waiting and running together.
+        weight: of the queues with a prefetch of one, which share the processes: how often one with
+            messages waiting is asked, compared with the others; 1 to 10. All are asked now and
+            then, so that none starves.
         foreign_task: the task that each message of the queue is, for queues on which others put
             plain JSON; None for queues of Celery's messages.
     """
@@ -35,8 +38,8 @@ class Queue:
     retention_days: int
     prefetch: int
     max_hold: int
-    foreign_task: str | None = None
     weight: int = 1
+    foreign_task: str | None = None
 
     @property
     def dead_letter_queue(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,6 +21,7 @@ from vine import promise
 from tasks.engine import failures, intake
 from tasks.engine.application import Cause
 from tasks.engine.catalogue import Queue
+from tasks.engine.turns import Turns
 from tasks.engine.verdict import DONE, Returned, Settle
 
 if TYPE_CHECKING:
@@ -27,10 +29,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Seconds above the longest poll, or every empty one would end as a timeout.
+#: Seconds above a poll's wait, or every empty one would end as a timeout.
 RECEIVE_MARGIN = 5.0
 #: The longest pause between two tries while SQS cannot be reached.
 MAX_PAUSE = 30.0
+#: Seconds for which a queue of long tasks that had no message is not asked again.
+DRY_FOR = 1.0
 #: How often a worker with an open breaker looks whether it has closed.
 BREAKER_PAUSE = 0.5
 #: The most messages that SQS gives in one answer.
@@ -44,12 +48,11 @@ class ReceiveFailed(Exception):
 class Connection(AsyncSQSConnection):
     """Hands failures on. kombu turns some into an empty answer and lets others end the worker."""
 
-    def __init__(self, *args: Any, timeout: float, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._timeout = timeout
+    #: Seconds that the next call may take.
+    timeout = RECEIVE_MARGIN
 
     def get_http_connection(self) -> AsyncHTTPSConnection:
-        return AsyncHTTPSConnection(http_client=self._httpclient, timeout=self._timeout)
+        return AsyncHTTPSConnection(http_client=self._httpclient, timeout=self.timeout)
 
     def _on_list_ready(self, parent: Any, markers: Any, operation: str, response: Any) -> Any:
         if response.status != self.STATUS_CODE_OK:
@@ -77,6 +80,13 @@ class Channel(SQS.Channel):
         self._waiting_for_slot: set[str] = set()
         self._polling: set[str] = set()
         self._holding: Counter[str] = Counter()
+        # Of queues of long tasks, which share the processes:
+        self._turns = Turns({queue.name: queue.weight for queue in self.engine.catalogue})
+        #: What the open short polls ask for. Room is reserved for it.
+        self._asked: dict[str, int] = {}
+        self._dry_until: dict[str, float] = {}
+        #: Queues that failed, until they are tried again.
+        self._pausing: set[str] = set()
 
     @property
     def engine(self) -> Engine:
@@ -95,9 +105,28 @@ class Channel(SQS.Channel):
             clients[queue] = Connection(
                 sqs_connection=self.sqs(queue=queue),
                 region=self.region,
-                timeout=self.engine.poll_wait + RECEIVE_MARGIN,
             )
         return clients[queue]
+
+    def _get_from_sqs(
+        self,
+        queue_name: str,
+        queue_url: str,
+        connection: Connection,
+        count: int = 1,
+        callback: Any = None,
+    ) -> Any:
+        """kombu knows one wait for all polls."""
+        wait = 0 if queue_name in self._asked else self.engine.poll_wait
+        # A short poll that hangs keeps its room from other queues: not for as long as a long one.
+        connection.timeout = wait + RECEIVE_MARGIN
+        return connection.receive_message(
+            queue_name,
+            queue_url,
+            number_messages=count,
+            wait_time_seconds=wait,
+            callback=callback,
+        )
 
     def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
         if no_ack:
@@ -111,32 +140,75 @@ class Channel(SQS.Channel):
             return
         if self.engine.breaker.is_open:
             self.hub.call_later(BREAKER_PAUSE, self._schedule_queue, queue)
+        elif self._is_shared(queue):
+            self._take_turns()
         elif room := self._room(queue):
-            self._polling.add(queue)
-            self._get_async(queue, room, callback=promise(self._loop1, (queue,)))
+            self._poll_queue(queue, room)
         else:
             self._waiting_for_slot.add(queue)
 
-    def _room(self, name: str) -> int:
-        """How many messages of a queue to ask for; 0 while it is not worth a call.
+    def _poll_queue(self, queue: str, count: int) -> None:
+        self._polling.add(queue)
+        self._get_async(queue, count, callback=promise(self._loop1, (queue,)))
 
-        A short task's queue is asked when a whole answer fits, or when a process would run dry. A
-        long task's message must not wait here while another worker is idle: the queues of such
-        tasks share the pool, and are asked as soon as one process is free.
+    def _room(self, name: str) -> int:
+        """How many messages of a queue of short tasks to ask for; 0 while it is not worth a call.
+
+        It is asked when a whole answer fits, or when a process would run dry.
         """
-        queue = self.engine.catalogue[name]
-        processes: int = self.qos.prefetch_count or 1
-        limit = processes * queue.prefetch
-        worth_a_call = max(1, min(MAX_MESSAGES, limit - processes))
-        room = limit - self._held_beside(queue)
+        limit = self._processes * self.engine.catalogue[name].prefetch
+        worth_a_call = max(1, min(MAX_MESSAGES, limit - self._processes))
+        room = limit - self._holding[name]
         return min(room, MAX_MESSAGES) if room >= worth_a_call else 0
 
-    def _held_beside(self, queue: Queue) -> int:
-        """What this worker holds of the queue, or of all queues of long tasks together."""
-        if queue.prefetch > 1:
-            return self._holding[queue.name]
-        catalogue = self.engine.catalogue
-        return sum(count for name, count in self._holding.items() if catalogue[name].prefetch == 1)
+    @property
+    def _processes(self) -> int:
+        return self.qos.prefetch_count or 1
+
+    # A long task's message must not wait here while another worker is idle: the queues of such
+    # tasks share the processes, and no more is asked for than there are free ones.
+
+    def _is_shared(self, name: str) -> bool:
+        return self.engine.catalogue[name].prefetch == 1
+
+    def _free_processes(self) -> int:
+        """Below 0 when the pool has shrunk, or when several long polls came back at once."""
+        held = sum(count for name, count in self._holding.items() if self._is_shared(name))
+        return self._processes - held
+
+    def _take_turns(self) -> None:
+        """Ask the queues of long tasks, one after the other: short polls, while any may have more.
+
+        Long polls would keep the room reserved for queues that are empty; without a reservation,
+        a backlog on several queues would bring more than fits each time a process is free. So
+        long polls are for the time when no queue has anything: then they bring the next message
+        at once, and rarely several at one moment.
+        """
+        names = [name for name in self._active_queues if self._is_shared(name)]
+        while (room := self._free_processes() - sum(self._asked.values())) > 0:
+            room = min(room, MAX_MESSAGES)
+            wet = [name for name in names if not self._is_dry(name)]
+            if not wet:
+                for name in names:
+                    if name not in self._polling and name not in self._pausing:
+                        self._poll_queue(name, room)
+                return
+            askable = [name for name in wet if name not in self._polling]
+            if not askable:
+                break
+            chosen = self._turns.next(askable)
+            self._asked[chosen] = room
+            self._poll_queue(chosen, room)
+        self._waiting_for_slot.update(names)
+
+    def _is_dry(self, name: str) -> bool:
+        """Whether a short poll would bring nothing, as far as is known.
+
+        An open long poll brings by itself what comes; while a queue pauses, nothing does.
+        """
+        is_long_polled = name in self._polling and name not in self._asked
+        lately = time.monotonic() < self._dry_until.get(name, 0)
+        return is_long_polled or name in self._pausing or lately
 
     def _slot_freed(self) -> None:
         waiting, self._waiting_for_slot = self._waiting_for_slot, set()
@@ -146,13 +218,21 @@ class Channel(SQS.Channel):
     def _loop1(self, queue: str, messages_fetched: int | None = None) -> None:
         """A poll has ended: when does the next one begin?"""
         self._polling.discard(queue)
+        if self._asked.pop(queue, 0):
+            self._slot_freed()
         failures_so_far = self._failures.get(queue, 0)
         if not failures_so_far:
             self.hub.call_soon(self._schedule_queue, queue)
             return
         pause = min(2.0**failures_so_far, MAX_PAUSE)
+        self._pausing.add(queue)
         # Jitter: a fleet of workers must not come back at one moment.
-        self.hub.call_later(pause * random.uniform(0.5, 1), self._schedule_queue, queue)  # noqa: S311
+        self.hub.call_later(pause * random.uniform(0.5, 1), self._resume, queue)  # noqa: S311
+
+    def _resume(self, queue: str) -> None:
+        """The pause of a queue that failed is over."""
+        self._pausing.discard(queue)
+        self._schedule_queue(queue)
 
     def _on_messages_ready(self, queue: str, qname: str, messages: Any) -> int:
         if isinstance(messages, ReceiveFailed):
@@ -163,6 +243,7 @@ class Channel(SQS.Channel):
         if self._failures.pop(qname, 0):
             log.info("SQS answers again for queue %s", qname)
         received = (messages or {}).get("Messages") or []
+        self._dry_until[qname] = 0 if received else time.monotonic() + DRY_FOR
         for message in received:
             self._take(queue, qname, message)
         return len(received)
@@ -170,9 +251,9 @@ class Channel(SQS.Channel):
     def _take(self, queue_url: str, name: str, message: dict[str, Any]) -> None:
         queue = self.engine.catalogue[name]
         tag = message["ReceiptHandle"]
-        full = queue.prefetch == 1 and self._held_beside(queue) >= (self.qos.prefetch_count or 1)
+        full = self._is_shared(name) and self._free_processes() <= 0
         if full or self.engine.is_stopping or name not in self.connection._callbacks:
-            # Several polls came back at once, or late: another worker may have it now.
+            # Several long polls came back at once, or one late: another worker may have it now.
             self.engine.settlement.hide(queue_url, tag, 0, within=queue.visibility_timeout)
             return
         self.engine.hold(tag, queue, queue_url)

@@ -18,12 +18,16 @@ _COMMON: dict[str, Any] = {
     "max_hold": 60,
 }
 
-#: By name. `steady` hides longer than any test waits: what is run again by then was let go.
+#: By name. `steady`, and the bands `high` to `low`, hide longer than any test waits: what is run
+#: again by then was let go.
 QUEUES: dict[str, dict[str, Any]] = {
     "steady": {"visibility_timeout": 60, "max_hold": 120},
     "short": {"visibility_timeout": 3},
     "long": {"visibility_timeout": 2, "prefetch": 1, "max_hold": 30},
     "capped": {"visibility_timeout": 2, "prefetch": 1, "max_hold": 4},
+    "high": {"visibility_timeout": 60, "prefetch": 1, "max_hold": 120, "weight": 6},
+    "middle": {"visibility_timeout": 60, "prefetch": 1, "max_hold": 120, "weight": 3},
+    "low": {"visibility_timeout": 60, "prefetch": 1, "max_hold": 120, "weight": 1},
     "foreign": {"visibility_timeout": 3, "foreign_task": "foreign"},
 }
 

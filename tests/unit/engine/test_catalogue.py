@@ -110,6 +110,8 @@ def test_the_numbers_of_a_queue_fit_together(queue: Queue) -> None:
     assert list(queue.backoff) == sorted(queue.backoff)
     assert min(queue.backoff) >= 1
     assert queue.prefetch >= 1
+    # What test_turns.py shows of the light queues holds for these weights.
+    assert 1 <= queue.weight <= (10 if queue.prefetch == 1 else 1)
     assert queue.visibility_timeout <= queue.max_hold <= MAX_VISIBILITY
     # One delay after each receive but the last: then SQS buries the message.
     assert len(queue.backoff) == queue.max_receive_count - 1

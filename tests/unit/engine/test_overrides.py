@@ -47,6 +47,12 @@ OVERRIDDEN = [
         "(self, parent, markers, operation, response)",
     ),
     (transport.Channel, SQS.Channel, "asynsqs", "(self, queue=None)"),
+    (
+        transport.Channel,
+        SQS.Channel,
+        "_get_from_sqs",
+        "(self, queue_name, queue_url, connection, count=1, callback=None)",
+    ),
     (transport.Channel, SQS.Channel, "_schedule_queue", "(self, queue)"),
     (transport.Channel, SQS.Channel, "_loop1", "(self, queue, messages_fetched=None)"),
     (transport.Channel, SQS.Channel, "_on_messages_ready", "(self, queue, qname, messages)"),
@@ -143,6 +149,13 @@ def test_what_the_engine_overrides_is_there(
 
 RELIED_ON: list[tuple[Callable[..., Any], str]] = [
     (SQS.Channel._get_async, "(self, queue, count=1, callback=None)"),
+    (
+        AsyncSQSConnection.receive_message,
+        (
+            "(self, queue, queue_url, number_messages=1, visibility_timeout=None, attributes=None,"
+            " wait_time_seconds=None, callback=None)"
+        ),
+    ),
     (SQS.Channel.sqs, "(self, queue=None)"),
     (virtual.Channel.basic_ack, "(self, delivery_tag, multiple=False)"),
     (virtual.Channel.basic_reject, "(self, delivery_tag, requeue=False)"),
@@ -180,6 +193,10 @@ def test_the_attributes_that_the_engine_touches_are_there() -> None:
     assert SQS.Transport.Channel is SQS.Channel
     assert Request.acknowledge
     assert "_httpclient" in inspect.getsource(AsyncSQSConnection.__mro__[2])
+    # A call's timeout is set just before it: the connection must be made at once.
+    assert "conn = self.get_http_connection()" in inspect.getsource(AsyncSQSConnection._mexe)
+    # The channel knows a short poll by its queue's name, which kombu must not change.
+    assert "queue_name=qname" in inspect.getsource(SQS.Channel._get_async)
     assert "self._delivered = " in inspect.getsource(virtual.QoS.__init__)
     # stop.py replaces the method that the semaphore calls, and raises the flags of the loop.
     assert "self._quick_acquire(self._process_task, req)" in inspect.getsource(

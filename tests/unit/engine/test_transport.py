@@ -85,8 +85,19 @@ def received() -> list[Any]:
 @pytest.fixture
 def channel(orders: Orders, received: list[Any]) -> Iterator[Channel]:
     """With a consumer of `gifts` in a worker of two processes."""
+    channel = make_channel(CATALOGUE, orders)
+    channel.polls = []
+    channel._get_async = lambda queue, count, callback: channel.polls.append((queue, count))
+    channel.basic_qos(0, 2, False)
+    channel.basic_consume("gifts", no_ack=False, callback=received.append, consumer_tag="gifts")
+    channel.hub.soon.clear()
+    yield channel
+    channel.close()
+
+
+def make_channel(catalogue: Catalogue, orders: Orders) -> Channel:
     engine = SimpleNamespace(
-        catalogue=CATALOGUE,
+        catalogue=catalogue,
         settlement=orders,
         recorder=orders,
         application=SimpleNamespace(context_headers=("request_id",)),
@@ -103,21 +114,14 @@ def channel(orders: Orders, received: list[Any]) -> Iterator[Channel]:
         "engine": engine,
         "region": "ap-northeast-1",
         "predefined_queues": {
-            queue.name: {"url": CATALOGUE.url(queue.name)} for queue in CATALOGUE
+            queue.name: {"url": catalogue.url(queue.name)} for queue in catalogue
         },
         "sqs_base64_encoding": False,
     }
     connection = KombuConnection("sqs://", transport=Transport, transport_options=options)
-    channel = connection.channel()
+    channel: Channel = connection.channel()
     channel.hub = Hub()
-    polls: list[tuple[str, int]] = []
-    channel.polls = polls
-    channel._get_async = lambda queue, count, callback: polls.append((queue, count))
-    channel.basic_qos(0, 2, False)
-    channel.basic_consume("gifts", no_ack=False, callback=received.append, consumer_tag="gifts")
-    channel.hub.soon.clear()
-    yield channel
-    channel.close()
+    return channel
 
 
 def message(body: str | None = None, *, handle: str = "h1", receive_count: int = 1) -> Any:
@@ -174,7 +178,7 @@ def test_failed_receives_are_said_once_and_come_back_ever_later(
         for _ in range(8):
             assert channel._on_messages_ready(URL, "gifts", ReceiveFailed("HTTP 503")) == 0
             channel._loop1("gifts", 0)
-    pauses = [delay for delay, call in channel.hub.later if call == ("_schedule_queue", "gifts")]
+    pauses = [delay for delay, call in channel.hub.later if call == ("_resume", "gifts")]
     wanted = [2, 4, 8, 16, MAX_PAUSE, MAX_PAUSE, MAX_PAUSE, MAX_PAUSE]
     assert len(pauses) == len(wanted)
     assert all(most / 2 <= pause <= most for pause, most in zip(pauses, wanted, strict=True))
