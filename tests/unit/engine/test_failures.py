@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tasks.engine.application import Cause, Failure
 from tasks.engine.catalogue import Catalogue
 from tasks.engine.failures import Recorder
 from tasks.engine.settlement import Settlement
@@ -13,7 +14,10 @@ from tasks.engine.verdict import Settle
 from tasks.engine.visibility import Held
 
 QUEUE = Catalogue.load("http://sqs/0/")["gifts"]
-FAILED = SimpleNamespace(cause="WORKER_LOST", receive_count=1)
+FAILED = Failure(
+    cause=Cause.WORKER_LOST, reason="killed", queue="gifts", message_id="m1", receive_count=1,
+    last_receive=False, worker="w", task=None, kwargs={},
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("settle", Settle)
@@ -24,6 +28,6 @@ def test_whatever_the_verdict_the_message_is_kept_invisible_no_longer(settle: Se
     application = SimpleNamespace(on_failure=lambda _: verdict, outage_errors=())
     recorder = Recorder(application, settlement, lambda: None, 1.0)  # type: ignore[arg-type]
     held.add("h1", QUEUE, "url")
-    recorder.record(FAILED, QUEUE, "url", "h1")  # type: ignore[arg-type]
+    recorder.record(FAILED, QUEUE, "url", "h1")
     recorder.close()
     assert held.take_all() == []
