@@ -149,7 +149,11 @@ class Channel(SQS.Channel):
 
     def _poll_queue(self, queue: str, count: int) -> None:
         self._polling.add(queue)
-        self._get_async(queue, count, callback=promise(self._loop1, (queue,)))
+        try:
+            self._get_async(queue, count, callback=promise(self._loop1, (queue,)))
+        except Exception as error:  # noqa: BLE001 - such as credentials that cannot be had
+            self._on_messages_ready(queue, queue, ReceiveFailed(type(error).__name__))
+            self._loop1(queue)
 
     def _room(self, name: str) -> int:
         """How many messages of a queue of short tasks to ask for; 0 while it is not worth a call.

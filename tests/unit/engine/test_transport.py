@@ -186,6 +186,22 @@ def test_failed_receives_are_said_once_and_come_back_ever_later(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
+def test_a_receive_that_cannot_even_be_signed_pauses_its_queue_alone(
+    channel: Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no credentials")
+
+    channel._get_async = refuse
+    for queue in ("gifts", "maintenance"):  # of short tasks, and of long ones
+        channel._active_queues.append(queue)
+        channel._schedule_queue(queue)
+    paused = {call for _, call in channel.hub.later}
+    assert {("_resume", "gifts"), ("_resume", "maintenance")} <= paused
+    assert (channel.open_polls, channel._asked) == (0, {})
+    assert "RuntimeError" in caplog.text
+
+
 def test_an_answer_after_failures_ends_the_pauses(
     channel: Channel, caplog: pytest.LogCaptureFixture
 ) -> None:
