@@ -434,7 +434,7 @@ def fail(session: Session, model: Model, claim: Claim, failure: Failure) -> Verd
     elif claim.delivery.last_receive:
         # SQS would dead-letter what still has executions left: an outage has burnt receives, or
         # the row may have more executions than its queue gives receives (docs/adr/0014).
-        # At the last receive the back-off is the largest: also what a provider asks is capped by it.
+        # At the last receive the back-off is the largest, which also caps what a provider asks.
         found = _change(session, model, held, last_error=last_error) and bool(
             restage(session, model, *held, delay=claim.delivery.retry_delay)
         )
