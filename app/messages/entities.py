@@ -13,25 +13,26 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal
 
 Operation = Literal["create", "update", "delete"]
-
-BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class Entity:
     attributes: dict[str, Any] = field(default_factory=dict)
     written_at: dict[str, datetime] = field(default_factory=dict)
-    cleared_at: datetime = BEGINNING
-    seen_at: datetime = BEGINNING
-    deleted_at: datetime = BEGINNING
+    # None is never: no moment is early enough to mean it, as a message may name any.
+    cleared_at: datetime | None = None
+    seen_at: datetime | None = None
+    deleted_at: datetime | None = None
 
     @property
     def is_deleted(self) -> bool:
         """At the same moment the delete wins."""
+        if self.deleted_at is None or self.seen_at is None:
+            return self.deleted_at is not None
         return self.deleted_at >= self.seen_at
 
 
@@ -45,9 +46,9 @@ class Change:
 def apply(entity: Entity, change: Change) -> Entity:
     """The entity after one more message. Commutative, associative and idempotent."""
     if change.operation == "delete":
-        entity = replace(entity, deleted_at=max(entity.deleted_at, change.at))
+        entity = replace(entity, deleted_at=_later(entity.deleted_at, change.at))
         return _cleared(entity, change.at, including=True)
-    entity = replace(entity, seen_at=max(entity.seen_at, change.at))
+    entity = replace(entity, seen_at=_later(entity.seen_at, change.at))
     if change.operation == "create":
         entity = _cleared(entity, change.at, including=False)
     written = {
@@ -64,7 +65,7 @@ def apply(entity: Entity, change: Change) -> Entity:
 
 def _cleared(entity: Entity, at: datetime, *, including: bool) -> Entity:
     """Without what was written before `at`; a delete also takes what was written at that moment."""
-    cleared = replace(entity, cleared_at=max(entity.cleared_at, at))
+    cleared = replace(entity, cleared_at=_later(entity.cleared_at, at))
     kept = {
         name: written
         for name, written in entity.written_at.items()
@@ -78,7 +79,12 @@ def _cleared(entity: Entity, at: datetime, *, including: bool) -> Entity:
 
 
 def _survives(entity: Entity, written: datetime) -> bool:
-    return written >= entity.cleared_at and written > entity.deleted_at
+    is_kept = entity.cleared_at is None or written >= entity.cleared_at
+    return is_kept and (entity.deleted_at is None or written > entity.deleted_at)
+
+
+def _later(known: datetime | None, at: datetime) -> datetime:
+    return at if known is None else max(known, at)
 
 
 def _wins(entity: Entity, name: str, at: datetime, value: Any) -> bool:

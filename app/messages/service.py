@@ -23,7 +23,7 @@ from app.delivery.service import Delivery, Settle, Verdict
 from app.errors import Invalid
 from app.fields import is_storable
 from app.jobs import service as jobs
-from app.messages.entities import BEGINNING, Change, Entity, apply
+from app.messages.entities import Change, Entity, apply
 from app.messages.errors import (
     MessageIdReused,
     MessageRefused,
@@ -268,10 +268,9 @@ def sync(session: Session, entity_type: str, entity_id: str, change: Change) -> 
     entity = apply(_entity(row), change)
     row.attributes = entity.attributes
     row.written_at = {name: at.isoformat() for name, at in entity.written_at.items()}
-    row.cleared_at, row.seen_at, row.deleted_at = (
-        None if at == BEGINNING else at
-        for at in (entity.cleared_at, entity.seen_at, entity.deleted_at)
-    )
+    row.cleared_at = entity.cleared_at
+    row.seen_at = entity.seen_at
+    row.deleted_at = entity.deleted_at
     row.is_deleted = entity.is_deleted
     session.flush()
     return entity
@@ -281,7 +280,7 @@ def _entity(row: SyncedEntity) -> Entity:
     return Entity(
         attributes=dict(row.attributes),
         written_at={name: datetime.fromisoformat(at) for name, at in row.written_at.items()},
-        cleared_at=row.cleared_at or BEGINNING,
-        seen_at=row.seen_at or BEGINNING,
-        deleted_at=row.deleted_at or BEGINNING,
+        cleared_at=row.cleared_at,
+        seen_at=row.seen_at,
+        deleted_at=row.deleted_at,
     )
