@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from email_validator import EmailNotValidError, validate_email
@@ -111,7 +111,7 @@ class Flag(fields.Boolean):
 
 #: RFC 3339, section 5.6. The offset is required: without it nobody knows which moment is meant.
 RFC_3339 = re.compile(
-    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d):(\d\d)(\.\d+)?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII
 )
 
 
@@ -125,9 +125,7 @@ class Timestamp(fields.DateTime):
         try:
             if match is None:
                 raise self.make_error("invalid_rfc3339")
-            date, time, fraction, offset = match.groups()
-            moment = f"{date}T{time}{(fraction or '')[:7]}{offset.upper()}"
-            return datetime.fromisoformat(moment).astimezone(UTC)
+            return _moment(*match.groups(default=""))
         except (ValueError, OverflowError):
             raise self.make_error("invalid_rfc3339") from None
 
@@ -135,3 +133,20 @@ class Timestamp(fields.DateTime):
         if value is None:
             return None
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _moment(date: str, time: str, second: str, fraction: str, offset: str) -> datetime:
+    """
+    Raises:
+        ValueError, OverflowError: there is no such moment.
+    """
+    is_leap = second == "60"
+    text = f"{date}T{time}:{'59' if is_leap else second}{fraction[:7]}{offset.upper()}"
+    moment = datetime.fromisoformat(text).astimezone(UTC)
+    if not is_leap:
+        return moment
+    # RFC 3339, section 5.7: at the end of a month only. PostgreSQL too makes it the next second.
+    following = moment + timedelta(seconds=1)
+    if (following.day, following.hour, following.minute, following.second) != (1, 0, 0, 0):
+        raise ValueError("no leap second")
+    return following
