@@ -15,6 +15,8 @@ from app.notifications.models import MAX_BODY, MAX_TITLE
 TYPES = ("task", "notification", "data-sync")
 #: What `task` messages call their priorities, and the jobs' numbers of them.
 PRIORITIES = {"high": 5, "normal": 0, "low": -5}
+#: The column is a 32-bit integer; and a reason that names a version stays short.
+MAX_VERSION = 2**31 - 1
 
 
 def _foreign(**options: Any) -> Text:
@@ -26,7 +28,7 @@ class Envelope(ma.Schema):
     type = ma.fields.String(required=True, validate=OneOf(TYPES))
     data = JsonObject(required=True)
     timestamp = Timestamp(required=True)
-    version = WholeNumber(load_default=1, validate=Range(min=1))
+    version = WholeNumber(load_default=1, validate=Range(1, MAX_VERSION))
 
 
 class TaskData(ma.Schema):
