@@ -15,6 +15,7 @@ import marshmallow as ma
 from sqlalchemy import select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import flag_modified
 
 from app import db, strict_json
 from app.accounts import service as accounts
@@ -267,6 +268,8 @@ def sync(session: Session, entity_type: str, entity_id: str, change: Change) -> 
     row = session.scalars(select(SyncedEntity).filter_by(**place).with_for_update()).one()
     entity = apply(_entity(row), change)
     row.attributes = entity.attributes
+    # Python, in which it would be compared, takes 1, 1.0 and True for the same.
+    flag_modified(row, "attributes")
     row.written_at = {name: at.isoformat() for name, at in entity.written_at.items()}
     row.cleared_at = entity.cleared_at
     row.seen_at = entity.seen_at
