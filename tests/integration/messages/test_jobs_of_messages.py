@@ -213,6 +213,14 @@ def test_an_update_without_attributes_says_that_it_exists() -> None:
     assert rows(ENTITY) == [({}, False)]
 
 
+@pytest.mark.parametrize(("old", "new"), [(1, True), (False, 0), (1, 1.0), ([1], [True])])
+def test_a_value_that_python_calls_equal_is_another(old: Any, new: Any) -> None:
+    perform(job_of(data_sync("1", at(0), attributes={"a": old})))
+    perform(job_of(data_sync("2", at(1), attributes={"a": new})))
+
+    assert json.dumps(rows(ENTITY)[0][0]) == json.dumps({"a": new})
+
+
 def test_entities_do_not_meet_across_types_or_ids() -> None:
     places = [("product", "1"), ("product", "2"), ("order", "1"), ("Product", "1")]
     for number, (kind, id_) in enumerate(places):
