@@ -69,7 +69,8 @@ class Email(Text):
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
         text = super()._deserialize(value, *args, **kwargs)
         try:
-            return validate_email(text, check_deliverability=False).normalized
+            # strict: the part before the @ has the length that RFC 5321 gives it.
+            return validate_email(text, check_deliverability=False, strict=True).normalized
         except EmailNotValidError as error:
             raise self.make_error("invalid_email", reason=str(error)) from None
 
