@@ -46,7 +46,8 @@ def user_created(context: Context, payload: dict[str, Any]) -> dict[str, Any]:
         signed_up = accounts.initialise_profile(session, user_id, profile)
     if signed_up:
         metrics.SIGNUPS.inc()
-    return {"welcomed": welcomed, "profile": profile}
+    # Its parts by name: the profile itself stands with the user, and may be larger than a result.
+    return {"welcomed": welcomed, "profile": sorted(profile)}
 
 
 def analysed(additional: dict[str, Any]) -> dict[str, Any]:
