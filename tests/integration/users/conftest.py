@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from app import create_app
 from app.config import Settings
+from app.users.schemas import MODES
 
 
 @cache
@@ -26,7 +27,9 @@ ClientIn = Callable[[str], FlaskClient]
 @pytest.fixture
 def client_in(settings: Settings, engine: Engine) -> ClientIn:
     """The local operator, where VALIDATION_MODE is this."""
-    return lambda mode: app_in(settings, mode).test_client()
+    # All at once: making one sets up the log, of which a test may hold the end already.
+    apps = {mode: app_in(settings, mode) for mode in MODES}
+    return lambda mode: apps[mode].test_client()
 
 
 @pytest.fixture
