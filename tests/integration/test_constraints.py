@@ -278,6 +278,151 @@ def test_an_error_does_not_quote_its_parameters(session: Session) -> None:
     assert f"'{gift.code}'" not in str(refused.value)
 
 
+# --- users, notifications, messages -------------------------------------------------------------
+
+HASH = "'\\x" + "00" * 32 + "'::bytea"
+
+#: A row of each table; :id is an account's, :job a job's.
+ROWS: dict[str, dict[str, str]] = {
+    "users": {"email": "'hanako@example.com'"},
+    "notifications": {
+        "account_id": ":id",
+        "recipient": "'user-789'",
+        "title": "'hi'",
+        "body": "''",
+        "occasion": "'job:1'",
+    },
+    "inbox_messages": {
+        "external_id": "'msg-123'",
+        "type": "'task'",
+        "version": "1",
+        "sent_at": "now()",
+        "fingerprint": HASH,
+        "job_id": ":job",
+    },
+    "synced_entities": {"entity_type": "'product'", "entity_id": "'prod-123'"},
+    "external_tasks": {
+        "task_id": "'task-456'",
+        "action": "'process'",
+        "idempotency_key": "'job:1'",
+    },
+}
+
+
+@pytest.fixture
+def parents(session: Session) -> dict[str, Any]:
+    """What the rows belong to."""
+    account_id = accounts.principal(session).account_id
+    job_id = session.execute(
+        text(
+            "INSERT INTO jobs (account_id, job_type, payload) VALUES (:id, 'task', '{}')"
+            " RETURNING id"
+        ),
+        {"id": account_id},
+    ).scalar_one()
+    return {"id": account_id, "job": job_id}
+
+
+def add(session: Session, table: str, parents: dict[str, Any], **columns: str) -> None:
+    row = {**ROWS[table], **columns}
+    statement = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join(row.values())})"
+    used = {name: value for name, value in parents.items() if f":{name}" in statement}
+    session.execute(text(statement), used)
+
+
+@pytest.mark.parametrize(
+    ("table", "columns", "refused_by"),
+    [
+        ("users", {"age": "-1"}, "ck_users_age"),
+        ("users", {"additional_data": "'[]'"}, "ck_users_additional_data"),
+        ("users", {"additional_data": "'null'"}, "ck_users_additional_data"),
+        ("users", {"additional_data": "NULL"}, "additional_data"),
+        ("users", {"is_active": "NULL"}, "is_active"),
+        ("users", {"email": "NULL"}, "email"),
+        ("notifications", {"account_id": "gen_random_uuid()"}, "fk_notifications_account_id_users"),
+        ("notifications", {"recipient": "NULL"}, "recipient"),
+        ("notifications", {"title": "NULL"}, "title"),
+        ("notifications", {"body": "NULL"}, "body"),
+        ("notifications", {"occasion": "NULL"}, "occasion"),
+        ("inbox_messages", {"fingerprint": "'a'::bytea"}, "ck_inbox_messages_fingerprint"),
+        ("inbox_messages", {"fingerprint": "NULL"}, "fingerprint"),
+        ("inbox_messages", {"job_id": "gen_random_uuid()"}, "fk_inbox_messages_job_id_jobs"),
+        ("inbox_messages", {"job_id": "NULL"}, "job_id"),
+        ("inbox_messages", {"sent_at": "NULL"}, "sent_at"),
+        ("synced_entities", {"attributes": "'[]'"}, "ck_synced_entities_attributes"),
+        ("synced_entities", {"attributes": "NULL"}, "attributes"),
+        ("synced_entities", {"written_at": "'1'"}, "ck_synced_entities_written_at"),
+        ("synced_entities", {"entity_id": "NULL"}, "entity_id"),
+        ("external_tasks", {"idempotency_key": "NULL"}, "idempotency_key"),
+        ("external_tasks", {"task_id": "NULL"}, "task_id"),
+    ],
+)
+def test_the_database_refuses_impossible_rows(
+    session: Session,
+    parents: dict[str, Any],
+    table: str,
+    columns: dict[str, str],
+    refused_by: str,
+) -> None:
+    with session.begin_nested() as savepoint:
+        add(session, table, parents)  # it is the column that is refused
+        savepoint.rollback()
+    with pytest.raises(IntegrityError, match=refused_by):
+        add(session, table, parents, **columns)
+
+
+@pytest.mark.parametrize(
+    ("table", "other", "refused_by"),
+    [
+        ("users", {"email": "'HANAKO@EXAMPLE.COM'"}, "uq_users_email"),
+        ("notifications", {"title": "'other'"}, "uq_notifications_occasion"),
+        ("inbox_messages", {"type": "'notification'"}, "uq_inbox_messages_external_id"),
+        ("synced_entities", {"attributes": "'{\"a\": 1}'"}, "pk_synced_entities"),
+        ("external_tasks", {"task_id": "'other'"}, "uq_external_tasks_idempotency_key"),
+    ],
+)
+def test_the_database_keeps_what_is_one_once(
+    session: Session,
+    parents: dict[str, Any],
+    table: str,
+    other: dict[str, str],
+    refused_by: str,
+) -> None:
+    add(session, table, parents)
+    with pytest.raises(IntegrityError, match=refused_by):
+        add(session, table, parents, **other)
+
+
+def test_rows_that_may_stand_beside_each_other(session: Session, parents: dict[str, Any]) -> None:
+    add(session, "notifications", parents)
+    add(session, "notifications", parents, account_id="NULL", occasion="'job:2'")
+    add(session, "inbox_messages", parents)
+    add(session, "inbox_messages", parents, external_id="'MSG-123'")
+    add(session, "synced_entities", parents)
+    add(session, "synced_entities", parents, entity_type="'order'")
+    add(session, "synced_entities", parents, entity_id="'prod-124'")
+    add(session, "external_tasks", parents)
+    add(session, "external_tasks", parents, idempotency_key="'job:2'")
+    add(session, "users", parents, age="0")
+    add(session, "users", parents, email="'taro@example.com'", age="2147483647")
+
+
+def test_a_user_who_was_told_something_cannot_be_deleted(
+    session: Session, parents: dict[str, Any]
+) -> None:
+    add(session, "notifications", parents)
+    for table in ("jobs", "api_keys"):  # they would keep the user too
+        session.execute(text(f"DELETE FROM {table}"))
+    with pytest.raises(IntegrityError, match="fk_notifications_account_id_users"):
+        session.execute(text("DELETE FROM users WHERE id = :id"), {"id": parents["id"]})
+
+
+def test_the_job_of_a_message_cannot_be_deleted(session: Session, parents: dict[str, Any]) -> None:
+    add(session, "inbox_messages", parents)
+    with pytest.raises(IntegrityError, match="fk_inbox_messages_job_id_jobs"):
+        session.execute(text("DELETE FROM jobs"))
+
+
 # --- indexes ------------------------------------------------------------------------------------
 
 QUERIES = {
@@ -349,6 +494,56 @@ QUERIES = {
         "ix_gifts_stalled",
     ),
     "letter": ("SELECT * FROM dead_letters WHERE message_id = 'm1'", "pk_dead_letters"),
+    "user by address": (
+        "SELECT id FROM users WHERE lower(email) = 'hanako@example.com'",
+        "uq_users_email",
+    ),
+    "notifications": (
+        (
+            "SELECT * FROM notifications WHERE account_id = '{id}'"
+            " AND (created_at, id) < (now(), '{id}') ORDER BY created_at DESC, id DESC LIMIT 51"
+        ),
+        "ix_notifications_account_created",
+    ),
+    "unread notifications": (
+        (
+            "SELECT * FROM notifications WHERE account_id = '{id}' AND read_at IS NULL"
+            " AND (created_at, id) < (now(), '{id}') ORDER BY created_at DESC, id DESC LIMIT 51"
+        ),
+        "ix_notifications_unread",
+    ),
+    "messages": (
+        (
+            "SELECT * FROM inbox_messages WHERE (created_at, id) < (now(), '{id}')"
+            " ORDER BY created_at DESC, id DESC LIMIT 51"
+        ),
+        "ix_inbox_messages_created",
+    ),
+    "messages of a type": (
+        (
+            "SELECT * FROM inbox_messages WHERE type = 'task'"
+            " AND (created_at, id) < (now(), '{id}') ORDER BY created_at DESC, id DESC LIMIT 51"
+        ),
+        "ix_inbox_messages_type_created",
+    ),
+    "a message that came again": (
+        (
+            "UPDATE inbox_messages SET duplicates = duplicates + 1"
+            " WHERE external_id = 'msg-123' AND fingerprint = 'a'"
+        ),
+        "uq_inbox_messages_external_id",
+    ),
+    "entity": (
+        (
+            "SELECT * FROM synced_entities WHERE entity_type = 'product' AND entity_id = 'prod-123'"
+            " FOR UPDATE"
+        ),
+        "pk_synced_entities",
+    ),
+    "actions on a task": (
+        "SELECT * FROM external_tasks WHERE task_id = 'task-456'",
+        "ix_external_tasks_task_id",
+    ),
     "replay": (
         "SELECT * FROM send_requests WHERE gift_id = '{id}' AND request_id = 'k'",
         "pk_send_requests",

@@ -96,6 +96,9 @@ def test_a_missing_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str)
         ("RETRY_SCALE", "0"),
         ("RETRY_SCALE", "1.1"),
         ("SWEEP_INTERVAL", "0"),
+        ("VALIDATION_MODE", ""),
+        ("VALIDATION_MODE", "lenient"),
+        ("VALIDATION_MODE", "Strict"),
         ("SENDER", "pigeon"),
         ("SEND_FAILURE_RATE", "1.01"),
         ("SEND_FAILURE_RATE", "nan"),
@@ -199,6 +202,28 @@ def test_lists_are_split_and_stripped(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.sender_allowed_hosts == {"a.internal", "b.internal"}
 
 
+@pytest.mark.parametrize(
+    ("value", "modules"),
+    [
+        ("", ()),
+        (" ", ()),
+        (",", ()),
+        ("shop.jobs", ("shop.jobs",)),
+        (" shop.jobs, billing.jobs ,", ("shop.jobs", "billing.jobs")),
+    ],
+)
+def test_modules_of_processors_are_named_in_their_order(
+    monkeypatch: pytest.MonkeyPatch, value: str, modules: tuple[str, ...]
+) -> None:
+    assert read(monkeypatch, OKURU_PROCESSORS=value).processors == modules
+
+
+@pytest.mark.parametrize("mode", ["default", "flexible", "strict"])
+def test_a_validation_mode_is_one_of_three(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    assert Settings.from_env().validation_mode == "default"
+    assert read(monkeypatch, VALIDATION_MODE=mode).validation_mode == mode
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
         Settings.from_env().port = 1  # type: ignore[misc]
@@ -255,7 +280,7 @@ def test_the_example_holds_every_default(monkeypatch: pytest.MonkeyPatch) -> Non
     assert read(monkeypatch, **given) == defaults
     # What is commented out has none: the setting is empty or has to be given.
     for name in example().keys() - given.keys() - REQUIRED.keys():
-        assert not getattr(defaults, name.lower()), name
+        assert not getattr(defaults, name.lower().removeprefix("okuru_")), name
 
 
 def test_the_documentation_shows_the_defaults_of_the_example() -> None:
