@@ -215,7 +215,7 @@ def test_lists_are_split_and_stripped(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_modules_of_processors_are_named_in_their_order(
     monkeypatch: pytest.MonkeyPatch, value: str, modules: tuple[str, ...]
 ) -> None:
-    assert read(monkeypatch, OKURU_PROCESSORS=value).processors == modules
+    assert read(monkeypatch, OKURU_PROCESSORS=value).okuru_processors == modules
 
 
 @pytest.mark.parametrize("mode", ["default", "flexible", "strict"])
@@ -280,7 +280,7 @@ def test_the_example_holds_every_default(monkeypatch: pytest.MonkeyPatch) -> Non
     assert read(monkeypatch, **given) == defaults
     # What is commented out has none: the setting is empty or has to be given.
     for name in example().keys() - given.keys() - REQUIRED.keys():
-        assert not getattr(defaults, name.lower().removeprefix("okuru_")), name
+        assert not getattr(defaults, name.lower()), name
 
 
 def test_the_documentation_shows_the_defaults_of_the_example() -> None:
