@@ -6,7 +6,7 @@ from sqlalchemy import func, insert
 from sqlalchemy.orm import Session
 
 from app.delivery.models import MESSAGE_KIND, Attempt
-from app.delivery.service import MAX_ERROR_LENGTH
+from app.delivery.service import MAX_CODE, MAX_ERROR_LENGTH, storable
 
 
 def record_message_failure(
@@ -31,16 +31,10 @@ def record_message_failure(
             kind=MESSAGE_KIND,
             message_id=message_id,
             receive_count=receive_count,
-            worker=_storable(worker, 200),
+            worker=storable(worker, 200),
             ended_at=func.now(),
             outcome="permanent" if permanent else "transient",
-            error_code=_storable(code, 80),
-            error_message=_storable(reason, MAX_ERROR_LENGTH),
+            error_code=storable(code, MAX_CODE),
+            error_message=storable(reason, MAX_ERROR_LENGTH),
         )
     )
-
-
-def _storable(text: str, length: int) -> str:
-    """Without what PostgreSQL cannot keep: NUL, and half of a surrogate pair."""
-    whole = text.encode("utf-8", "replace").decode()
-    return whole.replace("\0", "\N{REPLACEMENT CHARACTER}")[:length]

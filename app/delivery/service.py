@@ -7,7 +7,7 @@ two callers may arrive at once: one finds its row, the others find none and are 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Protocol
 from uuid import UUID
@@ -35,6 +35,8 @@ from app.outbox import service as outbox
 
 #: Texts from outside are kept short: a provider may answer with a page.
 MAX_ERROR_LENGTH = 1000
+#: Of an error's code.
+MAX_CODE = 80
 
 Model = type[Deliverable]
 
@@ -43,6 +45,12 @@ def update(model: type[Any]) -> Update:
     """An UPDATE that leaves loaded objects alone: nobody reads them after it, and looking them
     through costs more than the statement."""
     return sql_update(model).execution_options(synchronize_session=False)
+
+
+def storable(text: str, length: int) -> str:
+    """Without what PostgreSQL cannot keep: NUL, and half of a surrogate pair."""
+    whole = text.encode("utf-8", "replace").decode()
+    return whole.replace("\0", "\N{REPLACEMENT CHARACTER}")[:length]
 
 
 class Delivery(Protocol):
@@ -414,6 +422,11 @@ def fail(session: Session, model: Model, claim: Claim, failure: Failure) -> Verd
         model.carrier == claim.delivery.message_id,
         model.receive == claim.delivery.receive_count,
     )
+    failure = replace(
+        failure,
+        code=storable(failure.code, MAX_CODE),
+        message=storable(failure.message, MAX_ERROR_LENGTH),
+    )
     last_error = f"{failure.code}: {failure.message}"[:MAX_ERROR_LENGTH]
     if failure.called_off:
         found = _change(session, model, held, status=states.cancelled, last_error=None)
@@ -498,7 +511,7 @@ def _end_attempt(session: Session, claim: Claim, failure: Failure) -> None:
             ended_at=func.now(),
             outcome=failure.outcome,
             error_code=failure.code,
-            error_message=failure.message[:MAX_ERROR_LENGTH],
+            error_message=failure.message,
         )
     )
 
