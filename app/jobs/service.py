@@ -313,7 +313,7 @@ class Execution:
     def progress(self, percent: int, note: str | None = None) -> None:
         values = {
             "progress": min(max(int(percent), 0), 100),
-            "progress_note": note[:MAX_NOTE] if note else None,
+            "progress_note": delivery.storable(note, MAX_NOTE) if note else None,
         }
         with db.transaction() as session:
             session.execute(delivery.update(Job).where(*self._held).values(values))
