@@ -359,7 +359,7 @@ def _parcel(session: Session, job_id: UUID) -> Parcel:
 
 def _execute(parcel: Parcel, send_no: int, delivered: Delivery) -> Any:
     job = parcel.job
-    if job.execution == 1:
+    if send_no == 1 and job.execution == 1:  # one that is run again by hand is not late
         metrics.JOB_LATENESS.observe(max(parcel.lateness, 0))
     execution = Execution(job, send_no, delivered)
     status, started = "error", time.perf_counter()
