@@ -27,6 +27,7 @@ from app.delivery.models import Attempt
 from app.delivery.redrive import Command
 from app.delivery.service import Delivery, Verdict
 from app.errors import Invalid
+from app.fields import is_storable
 from app.jobs import processors
 from app.jobs.errors import NotCancellable, NotRetryable, ReservedJobType, UnknownJobType
 from app.jobs.models import (
@@ -407,11 +408,15 @@ def _load(found: Processor, payload: dict[str, Any]) -> dict[str, Any]:
 def _storable(result: Any) -> Any:
     try:
         text = json.dumps(result, allow_nan=False)
-    except (TypeError, ValueError):
+        kept = json.loads(text)
+        can_be_kept = len(text) <= MAX_RESULT_BYTES and is_storable(kept)
+    except (TypeError, ValueError, RecursionError):
         raise PermanentError("INVALID_RESULT", "the processor returned what is no JSON") from None
-    if len(text) > MAX_RESULT_BYTES or "\\u0000" in text:
-        raise PermanentError("INVALID_RESULT", "the processor returned too much, or NUL")
-    return result
+    if not can_be_kept:
+        raise PermanentError(
+            "INVALID_RESULT", "the processor returned too much, NUL, or half of a surrogate pair"
+        )
+    return kept
 
 
 def _keep(session: Session, job_id: UUID, result: Any) -> None:
