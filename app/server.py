@@ -6,9 +6,12 @@ from typing import Any
 
 # Imported here, in the master, so that the folder of the metrics exists before the forks.
 from app.config import settings_or_exit
+from app.jobs import processors
 from app.observability import logs, metrics
 
 settings = settings_or_exit()
+# Here too, where it is said once: each worker that does not boot would say it with a traceback.
+processors.load_or_exit(settings.okuru_processors)
 
 bind = f"{settings.host}:{settings.port}"
 workers = settings.web_processes

@@ -30,10 +30,7 @@ engine = Engine(
     grace=settings.worker_grace,
 )
 
-try:
-    processors.load(settings.okuru_processors)
-except processors.BadProcessor as error:
-    raise SystemExit(f"okuru: {error}") from None
+processors.load_or_exit(settings.okuru_processors)
 
 app = Celery(
     "okuru",

@@ -132,6 +132,14 @@ def load(modules: Iterable[str] = ()) -> None:
             raise BadProcessor(f"OKURU_PROCESSORS: {name} registers no processor")
 
 
+def load_or_exit(modules: Iterable[str] = ()) -> None:
+    """For the entry of a process: a bad module is a message, not a traceback."""
+    try:
+        load(modules)
+    except BadProcessor as error:
+        raise SystemExit(f"okuru: {error}") from None
+
+
 def find(job_type: str) -> Processor | None:
     return _registry.get(job_type)
 
