@@ -216,6 +216,25 @@ def test_the_progress_of_an_overtaken_execution_changes_nothing(work: Work) -> N
     assert outcomes(job) == ["lost", "transient"]
 
 
+def test_two_executions_at_once_show_the_progress_of_the_newer_one(work: Work) -> None:
+    zombie: list[Context] = []
+
+    def act(context: Context, _: Any) -> None:
+        if context.job.execution == 1:
+            zombie.append(context)
+            perform(job, 2)
+            return
+        context.progress(20, "second")
+        zombie[0].progress(90, "zombie")
+        row = look(job)
+        assert (row.progress, row.progress_note) == (20, "second")
+
+    work.act = act
+    job = enqueue()
+    perform(job)
+    assert outcomes(job) == ["lost", "sent"]
+
+
 def test_the_progress_of_a_job_that_was_given_up_changes_nothing(work: Work) -> None:
     def act(context: Context, _: Any) -> None:
         assert reconcile(job) == "failed"

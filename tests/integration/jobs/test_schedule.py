@@ -126,6 +126,18 @@ def test_a_look_takes_a_portion_and_the_next_one_the_rest(
     assert staged_ids() == [job.id for job in waiting]
 
 
+def test_a_portion_of_one_moment_is_the_highest_priorities(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(schedule, "LIMIT", 2)
+    moment = datetime.now(UTC) - timedelta(seconds=20)
+    waiting = {priority: due(0, priority=priority) for priority in (0, 9, -9, 5)}
+    for job in waiting.values():
+        change(job, scheduled_at=moment)
+    assert stage_due() == 2
+    assert staged_ids() == [waiting[9].id, waiting[5].id]
+
+
 def test_a_job_that_is_cancelled_before_its_time_is_never_staged() -> None:
     job = wait()
     assert cancel(job).status == "CANCELLED"
