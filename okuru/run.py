@@ -6,6 +6,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from app.jobs import processors
 from okuru.stack.home import Home
 from okuru.stack.stack import Stack
 
@@ -23,6 +24,10 @@ _DEFAULT_PORT = 8080
 )
 def run(port: int) -> None:
     """Run the API, the workers and the servers that they need, until Ctrl-C."""
+    # Before anything starts: else each process would say it, and start again, and again.
+    processors.load_or_exit(
+        name.strip() for name in os.environ.get("OKURU_PROCESSORS", "").split(",") if name.strip()
+    )
     console = Console()
     console.print("Starting PostgreSQL, Valkey and SQS…")
     try:

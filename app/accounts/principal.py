@@ -23,7 +23,7 @@ PUBLIC = frozenset(
         "docs.swagger",
     }
 )
-#: Endpoints for operators only. They show ids, states and errors, and no row's contents.
+#: Endpoints for operators only. None shows what another account's row holds (docs/adr/0007).
 OPERATORS = frozenset(
     {"health.exposition", "gifts.retry", "messages.list_messages", "users.create"}
 )

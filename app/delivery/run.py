@@ -32,6 +32,7 @@ def deliver(
     load: Callable[[Session], Parcel],
     effect: Callable[[Parcel, int], Result],
     record: Callable[[Session, Result], None] | None = None,
+    describe: Callable[[Parcel], dict[str, str]] = lambda _: {},
     interruptions: tuple[type[Exception], ...] = (),
 ) -> Verdict:
     """Claim, run the effect, record the outcome.
@@ -43,6 +44,7 @@ def deliver(
         load: reads what the effect needs, in the transaction of the claim.
         effect: called at most once, with what was loaded and the number of this execution;
             raises when the effect did not happen.
+        describe: fields of the log lines, from what was loaded.
         record: keeps what the effect returned, in the transaction that makes the row done.
         interruptions: what the time limit of the task raises inside the effect.
 
@@ -72,15 +74,16 @@ def deliver(
             metrics.DUPLICATES.labels(kind, claim.reason).inc()
             log.info("not executed: %s", claim.reason, extra={"status": claim.status})
             return claim
-        metrics.ATTEMPTS.labels(kind, str(delivery.receive_count)).inc()
-        outcome = _run(lambda: effect(parcel, claim.execution), interruptions)
-        if isinstance(outcome, Failure):
-            failure, verdict = outcome, _record_failure(model, claim, outcome)
-        else:
-            value = outcome.value
-            keep = (lambda session: record(session, value)) if record else None
-            failure, verdict = None, _record_success(model, claim, keep)
-        _log_outcome(kind, claim, failure, verdict, started)
+        with context.bound(**describe(parcel)):
+            metrics.ATTEMPTS.labels(kind, str(delivery.receive_count)).inc()
+            outcome = _run(lambda: effect(parcel, claim.execution), interruptions)
+            if isinstance(outcome, Failure):
+                failure, verdict = outcome, _record_failure(model, claim, outcome)
+            else:
+                value = outcome.value
+                keep = (lambda session: record(session, value)) if record else None
+                failure, verdict = None, _record_success(model, claim, keep)
+            _log_outcome(kind, claim, failure, verdict, started)
         return verdict
 
 

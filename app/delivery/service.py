@@ -396,10 +396,14 @@ def succeed(session: Session, model: Model, claim: Claim) -> Success:
         .returning(func.extract("epoch", func.now() - model.accepted_at))
     ).scalar_one_or_none()
     if row is None:
-        _end_attempt(
-            session, claim, Failure("unknown", "ALREADY_DONE", "another execution had succeeded")
+        status = session.scalar(select(model.status).where(model.id == claim.subject_id)) or "-"
+        code, why = (
+            ("ALREADY_DONE", "another execution had succeeded")
+            if status == states.done
+            else ("TOO_LATE", f"the row was {status} by then")
         )
-        return Success(Verdict(Settle.DELETE, "already_done", states.done), latency=None)
+        _end_attempt(session, claim, Failure("unknown", code, why))
+        return Success(Verdict(Settle.DELETE, code.lower(), status), latency=None)
     session.execute(
         # Also one that was closed as lost: the answer came after all.
         update(Attempt)

@@ -38,6 +38,8 @@ MAX_TYPE = 80
 MAX_UNIQUE_KEY = 255
 MAX_NOTE = 200
 
+UNIQUE_LIVE_KEY = "uq_jobs_live_key"
+
 #: By priority: below 0 low, from 5 high.
 BAND = "CASE WHEN priority < 0 THEN 'low' WHEN priority >= 5 THEN 'high' ELSE 'default' END"
 BANDS = ("high", "default", "low")
@@ -105,7 +107,7 @@ class Job(Deliverable, Base):
             CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
             # Of the live jobs of an account, one a key.
             Index(
-                "uq_jobs_live_key",
+                UNIQUE_LIVE_KEY,
                 "account_id",
                 "unique_key",
                 unique=True,

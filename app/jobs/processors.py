@@ -13,9 +13,11 @@ it raises is tried again.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
@@ -76,6 +78,12 @@ class Processor:
 
 
 _registry: dict[str, Processor] = {}
+_modules: set[str] = set()
+
+
+def registers(module: str) -> None:
+    """Note that a module is of use: it registers a processor, or what a processor asks for."""
+    _modules.add(module)
 
 
 def processor(
@@ -105,6 +113,7 @@ def processor(
             process.__module__, process.__qualname__,
         ):  # fmt: skip
             raise BadProcessor(f"{job_type} has a processor already: {known.process.__module__}")
+        registers(process.__module__)
         _registry[job_type] = Processor(job_type, schema(unknown=ma.RAISE), process, reserved)
         return process
 
@@ -117,19 +126,23 @@ def load(modules: Iterable[str] = ()) -> None:
     Raises:
         BadProcessor: names the module that cannot be imported, or whose processors cannot be used.
     """
+    # As gunicorn and celery do: a package may lie where the process was started.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     for name in (*SHIPPED, *modules):
-        before = len(_registry)
+        place = name if name in SHIPPED else f"OKURU_PROCESSORS: {name}"
+        before = len(_modules)
         try:
-            module = import_module(name)
+            import_module(name)
         except BadProcessor as error:
-            raise BadProcessor(f"OKURU_PROCESSORS: {name}: {error}") from None
-        except Exception as error:
+            raise BadProcessor(f"{place}: {error}") from None
+        except (Exception, SystemExit) as error:
             raise BadProcessor(
-                f"OKURU_PROCESSORS: {name} cannot be imported: {type(error).__name__}: {error}"
+                f"{place} cannot be imported: {type(error).__name__}: {error}"
             ) from error
-        own = any(each.process.__module__ == name for each in _registry.values())
-        if len(_registry) == before and not own and not hasattr(module, "__path__"):
-            raise BadProcessor(f"OKURU_PROCESSORS: {name} registers no processor")
+        own = any(module == name or module.startswith(f"{name}.") for module in _modules)
+        if len(_modules) == before and not own:
+            raise BadProcessor(f"{place} registers no processor")
 
 
 def load_or_exit(modules: Iterable[str] = ()) -> None:

@@ -39,10 +39,11 @@ from app.jobs.models import (
     PENDING,
     PROCESSING,
     RETRY_PENDING,
+    UNIQUE_LIVE_KEY,
     Job,
 )
 from app.jobs.processors import JobView, Processor
-from app.observability import context, logs, metrics
+from app.observability import context, metrics
 
 log = logging.getLogger(__name__)
 
@@ -268,10 +269,14 @@ def retry(session: Session, principal: Principal, job_id: UUID) -> Job:
                 session,
                 Job,
                 job_id,
-                command=Command(actor=f"account {principal.account_id}", reason="POST /jobs/retry"),
+                command=Command(
+                    actor=f"account {principal.account_id}", reason="POST /jobs/{id}/retry"
+                ),
                 request_id=str(context.fields().get("request_id") or job_id),
             )
     except IntegrityError as error:
+        if UNIQUE_LIVE_KEY not in str(error.orig):
+            raise
         raise NotRetryable("another live job has its unique_key") from error
     if send_no is None:
         raise NotRetryable(
@@ -294,7 +299,7 @@ class Parcel:
     job: JobView
     payload: dict[str, Any]
     lateness: float
-    """Seconds from its time to now."""
+    """Seconds from its time, or from its making if that came later, to now."""
 
 
 class Execution:
@@ -345,6 +350,7 @@ def perform(
             send_no,
             delivered,
             load=lambda session: _parcel(session, job_id),
+            describe=lambda parcel: {"job_type": parcel.job.job_type},
             effect=lambda parcel, _: _execute(parcel, send_no, delivered),
             record=lambda session, result: _keep(session, job_id, result),
             interruptions=interruptions,
@@ -352,7 +358,7 @@ def perform(
 
 
 def _parcel(session: Session, job_id: UUID) -> Parcel:
-    late = func.extract("epoch", Job.started_at - Job.scheduled_at)
+    late = func.extract("epoch", Job.started_at - func.greatest(Job.scheduled_at, Job.created_at))
     job, lateness = session.execute(select(Job, late).where(Job.id == job_id)).one()
     view = JobView(job.id, job.job_type, job.account_id, job.priority, job.executions)
     return Parcel(view, job.payload, float(lateness))
@@ -364,17 +370,15 @@ def _execute(parcel: Parcel, send_no: int, delivered: Delivery) -> Any:
         metrics.JOB_LATENESS.observe(max(parcel.lateness, 0))
     execution = Execution(job, send_no, delivered)
     status, started = "error", time.perf_counter()
-    with context.bound(job_type=job.job_type):
-        try:
-            result = _process(execution, parcel.payload)
-            status = "success"
-        except CalledOff:
-            status = "cancelled"
-            raise
-        finally:
-            metrics.JOB_DURATION.labels(job.job_type).observe(time.perf_counter() - started)
-            metrics.JOBS_PROCESSED.labels(job.job_type, status).inc()
-            log.info("processor ended: %s", status, extra={"duration_ms": logs.elapsed_ms(started)})
+    try:
+        result = _process(execution, parcel.payload)
+        status = "success"
+    except CalledOff:
+        status = "cancelled"
+        raise
+    finally:
+        metrics.JOB_DURATION.labels(job.job_type).observe(time.perf_counter() - started)
+        metrics.JOBS_PROCESSED.labels(job.job_type, status).inc()
     return result
 
 

@@ -7,6 +7,8 @@ from app.errors import Invalid
 
 class MessageRefused(Invalid):
     code = "INVALID_MESSAGE"
+    #: The type of the message, where it says one that is known.
+    kind = "unknown"
 
 
 class NotJson(MessageRefused):

@@ -7,10 +7,10 @@ from typing import Any
 
 from app import db
 from app.delivery.errors import PermanentError
-from app.jobs.processors import Context, processor
+from app.jobs.processors import BadProcessor, Context, processor, registers
 from app.messages import service
 from app.messages.entities import Change
-from app.messages.schemas import DataSyncJob, NotificationData, TaskData
+from app.messages.schemas import MAX_ATTRIBUTES, DataSyncJob, NotificationJob, TaskJob
 from app.notifications import service as notifications
 
 #: Runs one action on a task of another system; gets the task's id.
@@ -19,9 +19,16 @@ _actions: dict[str, Action] = {}
 
 
 def action(name: str) -> Callable[[Action], Action]:
-    """Register what `{"type": "task", "data": {"action": name}}` does."""
+    """Register what `{"type": "task", "data": {"action": name}}` does.
+
+    Raises:
+        BadProcessor: the action is known already.
+    """
 
     def register(run: Action) -> Action:
+        if name in _actions and _actions[name].__module__ != run.__module__:
+            raise BadProcessor(f"the action {name} is known: {_actions[name].__module__}")
+        registers(run.__module__)
         _actions[name] = run
         return run
 
@@ -35,7 +42,7 @@ def process(context: Context, task_id: str) -> None:
         service.handle_task(session, task_id, "process", context.idempotency_key)
 
 
-@processor("task", TaskData, reserved=True)
+@processor("task", TaskJob, reserved=True)
 def task(context: Context, payload: dict[str, Any]) -> dict[str, Any]:
     run = _actions.get(payload["action"])
     if run is None:
@@ -44,7 +51,7 @@ def task(context: Context, payload: dict[str, Any]) -> dict[str, Any]:
     return {"task_id": payload["task_id"], "action": payload["action"]}
 
 
-@processor("notification", NotificationData, reserved=True)
+@processor("notification", NotificationJob, reserved=True)
 def notification(context: Context, payload: dict[str, Any]) -> dict[str, Any]:
     with db.transaction() as session:
         told = notifications.notify(
@@ -62,4 +69,7 @@ def data_sync(_context: Context, payload: dict[str, Any]) -> dict[str, Any]:
     change = Change(payload["operation"], payload["timestamp"], payload["attributes"])
     with db.transaction() as session:
         entity = service.sync(session, payload["entity_type"], payload["entity_id"], change)
+        if len(entity.attributes) > MAX_ATTRIBUTES:
+            session.rollback()
+            raise PermanentError("ENTITY_TOO_LARGE", f"over {MAX_ATTRIBUTES} attributes")
     return {"is_deleted": entity.is_deleted}

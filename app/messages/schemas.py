@@ -13,10 +13,15 @@ from app.messages.models import MAX_FOREIGN
 from app.notifications.models import MAX_BODY, MAX_TITLE
 
 TYPES = ("task", "notification", "data-sync")
+OPERATIONS = ("create", "update", "delete")
 #: What `task` messages call their priorities, and the jobs' numbers of them.
 PRIORITIES = {"high": 5, "normal": 0, "low": -5}
 #: The column is a 32-bit integer; and a reason that names a version stays short.
 MAX_VERSION = 2**31 - 1
+
+
+#: Of one entity. Each write rewrites the whole row.
+MAX_ATTRIBUTES = 1000
 
 
 def _foreign(**options: Any) -> Text:
@@ -46,17 +51,33 @@ class NotificationData(ma.Schema):
 class DataSyncData(ma.Schema):
     entity_type = _foreign(data_key="entityType")
     entity_id = _foreign(data_key="entityId")
-    operation = ma.fields.String(required=True, validate=OneOf(("create", "update", "delete")))
-    attributes = JsonObject(load_default=dict)
+    operation = ma.fields.String(required=True, validate=OneOf(OPERATIONS))
+    attributes = JsonObject(load_default=dict, validate=Length(max=MAX_ATTRIBUTES))
 
 
-class DataSyncJob(DataSyncData):
-    """What the job needs beside the data: when it was said."""
+# What the jobs take. A version's schema may call things as it likes: it loads into these names.
 
+
+class TaskJob(ma.Schema):
+    task_id = _foreign()
+    action = Text(required=True)
+
+
+class NotificationJob(ma.Schema):
+    recipient_id = _foreign()
+    title = Text(required=True, validate=Length(1, MAX_TITLE))
+    body = Text(required=True, validate=Length(max=MAX_BODY))
+
+
+class DataSyncJob(ma.Schema):
+    entity_type = _foreign()
+    entity_id = _foreign()
+    operation = ma.fields.String(required=True, validate=OneOf(OPERATIONS))
+    attributes = JsonObject(required=True, validate=Length(max=MAX_ATTRIBUTES))
     timestamp = Timestamp(required=True)
 
 
-#: (type, version) -> the schema of its data. A new version stands beside the old one.
+#: (type, version) -> the schema of its data, as sent. A new version stands beside the old one.
 DATA: dict[tuple[str, int], type[ma.Schema]] = {
     ("task", 1): TaskData,
     ("notification", 1): NotificationData,

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -40,6 +40,13 @@ log = logging.getLogger(__name__)
 
 ENVELOPE = Envelope(unknown=ma.RAISE)
 
+#: As much as the API takes. A redriven message has to fit into the outbox, too.
+MAX_MESSAGE_BYTES = 64 * 1024
+#: Any age is right, and a little ahead: clocks differ.
+MAX_AHEAD = timedelta(days=1)
+#: What is told of a refused message, and of a name in it, at most.
+MAX_REASON, MAX_NAME = 500, 60
+
 #: How a receive ends: what `messages_received_total` counts by.
 ACCEPTED, DUPLICATE, REFUSED = "accepted", "duplicate", "refused"
 
@@ -65,21 +72,19 @@ def receive(body: str, delivered: Delivery) -> Verdict:
     """Take one message of the inbox: in one transaction it is remembered and becomes a job.
 
     One that is refused is delivered again until SQS makes it a dead letter, each time with its
-    reason: its sender may mend what is missing here, and an operator sees why.
+    reason: an operator sees why, and what this version refuses a later one may accept.
 
     Raises:
         One of `db.OUTAGE_ERRORS`: nothing was done, and the message must come again.
     """
-    kind = "unknown"
     try:
         message = read(body)
-        kind = message.type
         with context.bound(external_id=message.external_id):
             outcome = _take(message)
     except MessageRefused as error:
-        metrics.MESSAGES_RECEIVED.labels(kind, REFUSED).inc()
+        metrics.MESSAGES_RECEIVED.labels(error.kind, REFUSED).inc()
         return _refuse(error, delivered)
-    metrics.MESSAGES_RECEIVED.labels(kind, outcome).inc()
+    metrics.MESSAGES_RECEIVED.labels(message.type, outcome).inc()
     return Verdict(Settle.DELETE, outcome, outcome)
 
 
@@ -89,30 +94,48 @@ def read(body: str) -> Received:
     Raises:
         MessageRefused: it is no message of ours; the text says why.
     """
+    document = _object(body)
+    _check_type(document)
+    try:
+        return _read(document)
+    except MessageRefused as error:
+        error.kind = str(document.get("type") or error.kind)
+        raise
+
+
+def _object(body: str) -> dict[str, Any]:
+    if len(body.encode("utf-8", "surrogatepass")) > MAX_MESSAGE_BYTES:
+        raise MessageRefused(f"a message may have at most {MAX_MESSAGE_BYTES} bytes")
     try:
         document = strict_json.parse(body.encode("utf-8", "surrogatepass"), name="the message")
     except Invalid as error:
         raise NotJson(error.message) from None
     if not isinstance(document, dict):
         raise NotJson("the message is no JSON object")
-    _check_type(document)
+    return document
+
+
+def _read(document: dict[str, Any]) -> Received:
     envelope = _load(ENVELOPE, document)
-    kind, version = envelope["type"], envelope["version"]
+    kind, version, sent_at = envelope["type"], envelope["version"], envelope["timestamp"]
+    if sent_at - datetime.now(UTC) > MAX_AHEAD:
+        # It would win over all that is said until then.
+        raise MessageRefused("timestamp: more than a day ahead of our clock")
     schema = DATA.get((kind, version))
     if schema is None:
         raise UnknownMessageVersion(f"no version {version} of {kind} is known")
-    data = _load(schema(unknown=ma.RAISE), envelope["data"], "data")
-    payload = {name: value for name, value in envelope["data"].items() if name != "priority"}
+    payload = _load(schema(unknown=ma.RAISE), envelope["data"], "data")
+    priority = payload.pop("priority", "normal")
     if kind == "data-sync":
-        payload["timestamp"] = envelope["timestamp"].isoformat()
+        payload["timestamp"] = sent_at.isoformat()
     return Received(
         external_id=envelope["id"],
         type=kind,
         version=version,
-        sent_at=envelope["timestamp"],
+        sent_at=sent_at,
         fingerprint=hashlib.sha256(json.dumps(document, sort_keys=True).encode()).digest(),
         payload=payload,
-        priority=PRIORITIES[data.get("priority", "normal")],
+        priority=PRIORITIES[priority],
     )
 
 
@@ -127,7 +150,8 @@ def _load(schema: ma.Schema, document: dict[str, Any], place: str = "") -> dict[
     try:
         loaded: dict[str, Any] = schema.load(document)
     except ma.ValidationError as error:
-        raise MessageRefused("; ".join(_told(error.normalized_messages(), place))) from None  # type: ignore[no-untyped-call]
+        reasons = "; ".join(_told(error.normalized_messages(), place))  # type: ignore[no-untyped-call]
+        raise MessageRefused(_shortened(reasons, MAX_REASON)) from None
     return loaded
 
 
@@ -137,9 +161,15 @@ def _told(messages: Any, place: str) -> list[str]:
         return [
             text
             for name, child in messages.items()
-            for text in _told(child, f"{place}.{name}".lstrip("."))
+            for text in _told(child, f"{place}.{_shortened(str(name), MAX_NAME)}".lstrip("."))
         ]
     return [f"{place}: {' '.join(map(str, messages))}"]
+
+
+def _shortened(text: str, length: int) -> str:
+    """Names are their sender's: they go into logs, columns and terminals."""
+    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return shown if len(shown) <= length else f"{shown[:length]}…"
 
 
 def _take(message: Received) -> str:

@@ -125,7 +125,8 @@ class JsonLine(JsonFormatter):
 
 
 class TextLine(logging.Formatter):
-    """For people: time, level, message, then the fields that say which."""
+    """For people: time, level, message, then the fields that say which. One line, whatever they
+    hold: a value from outside must not steer a terminal, or pass for another line."""
 
     HIDDEN = frozenset({"service", "timestamp", "level", "data", "taskName", "http_request_id"})
 
@@ -137,6 +138,7 @@ class TextLine(logging.Formatter):
             if name not in _RESERVED and name not in self.HIDDEN and value not in (None, "-")
         }
         line += "".join(f" {name}={value}" for name, value in extra.items())
+        line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line

@@ -19,6 +19,7 @@ from sqlalchemy import (
     insert,
     literal,
     literal_column,
+    or_,
     select,
     text,
 )
@@ -170,7 +171,20 @@ def backlog(session: Session) -> Backlog:
     row = session.execute(
         select(
             func.count(),
-            func.coalesce(func.extract("epoch", func.now() - func.min(OutboxRow.created_at)), 0),
+            # What is to wait for its time does not wait for a relay; what is parked does.
+            func.coalesce(
+                func.extract(
+                    "epoch",
+                    func.now()
+                    - func.min(OutboxRow.created_at).filter(
+                        or_(
+                            OutboxRow.available_at <= func.now(),
+                            OutboxRow.refusals > 0,
+                        )
+                    ),
+                ),
+                0,
+            ),
         )
     ).one()
     return Backlog(depth=row[0], oldest_age=float(row[1]))
@@ -189,8 +203,10 @@ def is_staged(
 
 
 def waits_for(session: Session, queue: str) -> bool:
-    """Whether anything is still to be published to this queue. Parked rows are not."""
+    """Whether anything is due to be published to this queue. Parked rows are not."""
     waiting = select(OutboxRow.id).where(
-        OutboxRow.queue == queue, OutboxRow.refusals < MAX_REFUSALS
+        OutboxRow.queue == queue,
+        OutboxRow.refusals < MAX_REFUSALS,
+        or_(OutboxRow.available_at <= func.now(), OutboxRow.refusals > 0),
     )
     return bool(session.execute(select(waiting.exists())).scalar_one())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import marshmallow as ma
@@ -16,6 +17,8 @@ MIN_PASSWORD, MAX_PASSWORD = 8, 128
 #: The column is a 32-bit integer.
 MAX_AGE = 2**31 - 1
 MAX_ADDITIONAL = 50
+
+_SECRET = re.compile("passw|passwd|pwd|secret|token", re.IGNORECASE)
 
 _AGE: dict[str, Any] = {
     "required": True,
@@ -60,6 +63,9 @@ class FlexibleUserIn(DefaultUserIn):
         additional = {name: fields.pop(name) for name in set(fields) - set(self.fields)}
         if len(additional) > MAX_ADDITIONAL:
             raise ma.ValidationError(f"At most {MAX_ADDITIONAL} additional fields.")
+        if secrets := [name for name in additional if _SECRET.search(name)]:
+            # Such as a misspelt "Password": kept, it would be answered in the clear.
+            raise ma.ValidationError({name: ["Not kept: it may be a secret."] for name in secrets})
         if not is_storable(additional):
             raise ma.ValidationError("Additional fields must not hold NUL or lone surrogates.")
         return {**fields, "additional_data": additional}

@@ -63,6 +63,7 @@ BEGIN
         ELSIF NEW.status IN ('COMPLETED', 'FAILED', 'CANCELLED') THEN
             NEW.completed_at := now();
         ELSIF OLD.status = 'FAILED' THEN  -- it is run again, as if for the first time
+            NEW.accepted_at := now();
             NEW.started_at := NULL;
             NEW.completed_at := NULL;
             NEW.cancel_requested_at := NULL;

@@ -182,7 +182,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"unique_key": "\x00"}, "unique_key"),
     ({"unique_key": 1}, "unique_key"),
     ({"status": "COMPLETED"}, "status"),
-    ({"account_id": str(uuid4())}, "account_id"),
+    ({"account_id": "012bdc16-eded-478f-b55e-e78666b57f82"}, "account_id"),
     ({"send_no": 1}, "send_no"),
 ]
 

@@ -43,6 +43,18 @@ def counted() -> Counter[str]:
 # --- accepted -----------------------------------------------------------------------------------
 
 
+#: What the jobs are told: a message's data under the names of ours, whole.
+PAYLOADS: dict[str, dict[str, Any]] = {
+    "task": {"task_id": "task-456", "action": "process"},
+    "notification": {
+        "recipient_id": "user-789", "title": "新着情報", "body": "メッセージが届きました",
+    },
+    "data-sync": {
+        "entity_type": "product", "entity_id": "prod-123", "operation": "update", "attributes": {},
+    },
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "message", [task(), notification(), data_sync()], ids=lambda it: it["type"]
 )
@@ -60,7 +72,7 @@ def test_a_message_becomes_a_job_of_its_type(message: dict[str, Any]) -> None:
     payload = dict(job.payload)
     if message["type"] == "data-sync":
         assert payload.pop("timestamp") == "2023-01-01T12:00:00+00:00"
-    assert payload == message["data"]
+    assert payload == PAYLOADS[message["type"]]
     assert rows("SELECT external_id, type, version, duplicates, job_id FROM inbox_messages") == [
         (message["id"], message["type"], 1, 0, job.id)
     ]
@@ -93,7 +105,7 @@ def test_ids_of_255_characters_are_kept() -> None:
     receive(task(id_, taskId=id_))
 
     (job,) = all_jobs()
-    assert job.payload == {"taskId": id_}
+    assert job.payload == {"task_id": id_, "action": "process"}
     assert rows("SELECT external_id FROM inbox_messages") == [(id_,)]
 
 
@@ -143,7 +155,7 @@ def test_another_message_with_the_same_id_is_refused(other: dict[str, Any]) -> N
     assert receive(other, "m2") == REFUSED
 
     (job,) = all_jobs()
-    assert job.payload == task()["data"]
+    assert job.payload == PAYLOADS["task"]
     assert rows("SELECT duplicates FROM inbox_messages") == [(0,)]
     assert [(each.message_id, each.error_code) for each in refusals()] == [
         ("m2", "MESSAGE_ID_REUSED")
@@ -183,7 +195,9 @@ def test_a_message_that_is_none_is_refused_each_time_with_its_reason(
         assert words in (each.error_message or "")
         assert each.ended_at is not None
     assert rows("SELECT count(*) FROM inbox_messages, jobs") == [(0,)]
-    assert counted() - before == {'outcome="refused",type="unknown"': 5}
+    kind = "unknown" if code in ("INVALID_JSON", "UNKNOWN_MESSAGE_TYPE") else "task"
+    assert counted() - before == {f'outcome="refused",type="{kind}"': 5}
+    assert len(found[0].error_message or "") <= 600
 
 
 def test_an_id_that_was_refused_may_come_again_mended() -> None:

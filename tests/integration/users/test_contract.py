@@ -122,7 +122,6 @@ BODIES: dict[str, tuple[dict[str, Any], dict[str, Expected]]] = {
 SHADOWS: dict[str, Any] = {
     "id": "3f0c8a52-5d0c-4f4e-9f0e-0d6f6f1f9a11",
     "user_id": "3f0c8a52-5d0c-4f4e-9f0e-0d6f6f1f9a11",
-    "password_hash": "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$AAAA",
     "profile": {"rank": "gold"},
     "additional_data": {"hobby": "a"},
     "created_at": "2000-01-01T00:00:00Z",
@@ -247,6 +246,18 @@ def test_names_of_columns_write_no_columns(client_in: ClientIn, session: Session
     assert (user.password_hash, user.profile) == (None, None)
     assert user.created_at.year > 2000
     assert user.additional_data == answer["additional_data"] == SHADOWS
+
+
+@pytest.mark.parametrize("name", ["Password", "password_hash", "passwd", "api_token", "mySecret"])
+def test_what_may_be_a_misspelt_secret_is_not_kept(
+    client_in: ClientIn, session: Session, name: str
+) -> None:
+    """It would stand in the clear in the user, in the job, and in both answers."""
+    response = post(client_in("flexible"), **{name: "hunter2-hunter2"})
+    error = refused(response, 400, "VALIDATION_ERROR")
+    assert error["details"] == {name: ["Not kept: it may be a secret."]}
+    assert "hunter2" not in response.text
+    assert users(session) == jobs(session) == []
 
 
 def test_what_is_not_known_reaches_the_job(client_in: ClientIn, session: Session) -> None:

@@ -281,3 +281,13 @@ def test_auto_means_text_on_a_terminal(
     log.info("hello")
 
     assert output.lines()[0].endswith("INFO    hello")
+
+
+def test_a_text_line_is_one_line_whatever_it_holds() -> None:
+    """It goes to terminals: a message from outside must neither steer one nor forge a line."""
+    record = logging.LogRecord("app", logging.INFO, "", 0, "said %s", ("a\nb",), None)
+    record.external_id = "\x1b[31m\nERROR forged"
+    line = logs.TextLine().format(record)
+    assert line.isprintable()
+    assert "said a\\nb" in line
+    assert "\\x1b[31m\\nERROR forged" in line
