@@ -66,7 +66,8 @@ def send(
 ) -> None:
     """Send COUNT messages of one type.
 
-    What is not valid is sent as it is: it shows how the inbox refuses it.
+    Data that is not valid is sent as it is: `okuru dlq show inbox --match id=…` tells, after five
+    receives, why it was refused.
     """
     if message_id is not None and count > 1:
         raise click.UsageError("--id names one message: leave it out, or send one")
@@ -102,7 +103,7 @@ def _portions(count: int, message_id: str | None, rate: float | None) -> Iterato
         if rate:
             time.sleep(max(0.0, started + given / rate - time.monotonic()))
         portion = min(at_once, count - given)
-        yield [message_id or f"msg-{uuid.uuid4()}" for _ in range(portion)]
+        yield [f"msg-{uuid.uuid4()}" if message_id is None else message_id for _ in range(portion)]
         given += portion
 
 

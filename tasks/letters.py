@@ -97,7 +97,17 @@ def _says(value: Any, wanted: str) -> bool:
 def stored_fit(criteria: Criteria, letter: DeadLetter) -> bool:
     """Whether a letter fits as the reconciler has copied it."""
     said = intake.peek(letter.body)
-    return criteria.fit(_fields(letter), said.kwargs if said else {}, letter.first_seen_at)
+    named = said.kwargs if said else _object(letter.body)
+    return criteria.fit(_fields(letter), named, letter.first_seen_at)
+
+
+def _object(body: str) -> dict[str, Any]:
+    """The fields of another system's message, such as the id that it has there."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _fields(letter: Letter | DeadLetter) -> dict[str, Any]:
@@ -200,7 +210,9 @@ def _meant(messages: Sequence[DeadMessage], criteria: Criteria) -> list[DeadMess
         each
         for each in messages
         if criteria.fit(
-            _fields(letter_of(each, _model(each))), each.kwargs, known.get(each.message_id, now)
+            _fields(letter_of(each, _model(each))),
+            each.kwargs or _object(each.body),
+            known.get(each.message_id, now),
         )
     ]
 

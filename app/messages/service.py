@@ -217,7 +217,9 @@ def _is_known(session: Session, message: Received) -> bool:
         .returning(InboxMessage.id)
     )
     if counted is None and session.scalar(select(InboxMessage.id).where(same_id)):
-        raise MessageIdReused("another message had this id")
+        reused = MessageIdReused("another message had this id")
+        reused.kind = message.type
+        raise reused
     return counted is not None
 
 
