@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,13 @@ from app.delivery.errors import PermanentError
 from app.jobs.processors import BadProcessor, Context, processor, registers
 from app.messages import service
 from app.messages.entities import Change
-from app.messages.schemas import MAX_ATTRIBUTES, DataSyncJob, NotificationJob, TaskJob
+from app.messages.schemas import (
+    MAX_ATTRIBUTES,
+    MAX_ENTITY_BYTES,
+    DataSyncJob,
+    NotificationJob,
+    TaskJob,
+)
 from app.notifications import service as notifications
 
 #: Runs one action on a task of another system; gets the task's id.
@@ -69,7 +76,9 @@ def data_sync(_context: Context, payload: dict[str, Any]) -> dict[str, Any]:
     change = Change(payload["operation"], payload["timestamp"], payload["attributes"])
     with db.transaction() as session:
         entity = service.sync(session, payload["entity_type"], payload["entity_id"], change)
-        if len(entity.attributes) > MAX_ATTRIBUTES:
+        size = len(json.dumps(entity.attributes))
+        if len(entity.attributes) > MAX_ATTRIBUTES or size > MAX_ENTITY_BYTES:
             session.rollback()
-            raise PermanentError("ENTITY_TOO_LARGE", f"over {MAX_ATTRIBUTES} attributes")
+            limits = f"{MAX_ATTRIBUTES} attributes, {MAX_ENTITY_BYTES} bytes"
+            raise PermanentError("ENTITY_TOO_LARGE", f"an entity may have at most {limits}")
     return {"is_deleted": entity.is_deleted}

@@ -22,6 +22,7 @@ MAX_VERSION = 2**31 - 1
 
 #: Of one entity. Each write rewrites the whole row.
 MAX_ATTRIBUTES = 1000
+MAX_ENTITY_BYTES = 256 * 1024
 
 
 def _foreign(**options: Any) -> Text:

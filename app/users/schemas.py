@@ -37,12 +37,16 @@ class UserIn(ma.Schema):
     )
     age = WholeNumber(**_AGE)
     name = Text(allow_none=True, validate=Length(max=MAX_NAME), metadata={"example": "花子"})
-    bio = Text(allow_none=True, validate=Length(max=MAX_BIO))
+    bio = Text(allow_none=True, validate=Length(max=MAX_BIO), metadata={"example": "読書が好き"})
     is_active = Flag(load_default=True)
     password = Text(
         load_only=True,
         validate=Length(MIN_PASSWORD, MAX_PASSWORD),
-        metadata={"format": "password", "description": "Kept as a hash, and never answered."},
+        metadata={
+            "format": "password",
+            "example": "correct horse battery",
+            "description": "Kept as a hash, and never answered.",
+        },
     )
 
 

@@ -10,19 +10,26 @@ from sqlalchemy import text
 
 from app import db
 from app.gifts import messages
+from app.jobs.messages import DEFAULT, HIGH, LOW
+from app.messages.messages import RECEIVE_AGAIN
 from tests.factories import accounts
 
 #: Seconds of the longest call that the settings allow a sender: connect and read.
 LONGEST_CALL = 3 + 10
+JOBS = (HIGH, DEFAULT, LOW)
 
 
-def queues(workers: ModuleType) -> dict[str, str]:
-    """The queue of every task that something asks for."""
-    scheduled = {
-        entry["task"]: entry["options"]["queue"]
-        for entry in workers.app.conf.beat_schedule.values()
-    }
-    return {messages.SEND.task: messages.SEND.queue, **scheduled}
+def queues(workers: ModuleType) -> dict[str, list[str]]:
+    """The queues of every task that something asks for."""
+    found: dict[str, list[str]] = {}
+    for entry in workers.app.conf.beat_schedule.values():
+        found.setdefault(entry["task"], []).append(entry["options"]["queue"])
+    for message in (messages.SEND, *JOBS, RECEIVE_AGAIN):
+        found.setdefault(message.task, []).append(message.queue)
+    for queue in workers.engine.catalogue:
+        if queue.foreign_task:
+            found[queue.foreign_task].append(queue.name)
+    return found
 
 
 @pytest.fixture
@@ -42,9 +49,13 @@ def test_a_task_ends_before_its_message_is_visible_again(
     worker_app: ModuleType, own_tasks: dict[str, Any]
 ) -> None:
     """The premise of the carrier fence: tests/unit/delivery show what falls without it."""
+    catalogue = worker_app.engine.catalogue
     for name, task in own_tasks.items():
-        visibility = worker_app.engine.catalogue[queues(worker_app)[name]].visibility_timeout
-        assert task.soft_time_limit < task.time_limit < visibility, name
+        for queue in (catalogue[each] for each in queues(worker_app)[name]):
+            # A job may take longer: its message is kept invisible as long as its worker lives, and
+            # its processor has an idempotency key (docs/adr/0014).
+            hidden = queue.max_hold if name == JOBS[0].task else queue.visibility_timeout
+            assert task.soft_time_limit < task.time_limit < hidden, (name, queue.name)
     assert own_tasks["gifts.send"].soft_time_limit > LONGEST_CALL
 
 

@@ -330,3 +330,16 @@ def test_a_copy_that_comes_after_the_delete_revives_nothing() -> None:
     perform(job, "j2")
 
     assert rows(ENTITY) == [({}, True)]
+
+
+def test_an_entity_has_an_end() -> None:
+    """Each write rewrites it: without one, a few messages would keep the workers for minutes."""
+    grown = [
+        perform(
+            job_of(data_sync(str(n), "2023-01-01T12:00:00Z", attributes={f"a{n}": "x" * 60_000}))
+        )
+        for n in range(5)
+    ]
+    assert [verdict.status for verdict in grown] == ["COMPLETED"] * 4 + ["FAILED"]
+    assert rows("SELECT count(*) FROM synced_entities, jsonb_object_keys(attributes)") == [(4,)]
+    assert "ENTITY_TOO_LARGE" in rows("SELECT last_error FROM jobs WHERE status = 'FAILED'")[0][0]

@@ -338,7 +338,7 @@ def test_a_time_limit_that_is_not_named_stays(ask: Callable[..., Any], consumer:
     consumer.start()
 
     # No consumer stands behind this one, to be told.
-    @consumer.app.task(name="slow", start_strategy=lambda *_: None)
+    @consumer.app.task(name="slow", shared=False, start_strategy=lambda *_: None)
     def slow() -> None:
         pass
 
