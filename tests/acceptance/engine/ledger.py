@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -20,9 +19,13 @@ class Ledger:
     def write(self, event: str, **fields: Any) -> None:
         """Append a line. Times are of the monotonic clock, which the machine's processes share."""
         line = json.dumps({"event": event, "at": time.monotonic(), "pid": os.getpid(), **fields})
-        with self.path.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(line + "\n")
+        # One write that appends is whole. A lock would be inherited by a process that is forked
+        # meanwhile, and never be given back.
+        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(file, f"{line}\n".encode())
+        finally:
+            os.close(file)
 
     def read(self, event: str | None = None, **fields: Any) -> list[dict[str, Any]]:
         """The entries so far that have these fields, oldest first."""
