@@ -157,5 +157,6 @@ def find(job_type: str) -> Processor | None:
     return _registry.get(job_type)
 
 
-def known_types() -> list[str]:
-    return sorted(_registry)
+def open_types() -> list[str]:
+    """The job types that everyone may enqueue."""
+    return sorted(each.job_type for each in _registry.values() if not each.reserved)

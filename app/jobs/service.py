@@ -103,7 +103,8 @@ def enqueue(
     found = processors.find(job_type)
     if found is None:
         raise UnknownJobType(
-            "no such job type", details={"job_type": [f"One of: {_known(account_id)}."]}
+            "no such job type",
+            details={"job_type": [f"One of: {', '.join(processors.open_types())}."]},
         )
     if errors := found.schema.validate(dict(payload)):
         raise Invalid("the payload is not valid: see details", details={"payload": errors})
@@ -140,17 +141,6 @@ def enqueue(
     session.refresh(made)
     log.info("job enqueued", extra=_named(made))
     return Enqueued(made, is_new=True)
-
-
-def _known(account_id: UUID) -> str:
-    types = processors.known_types()
-    open_to_all = [each for each in types if not _is_reserved(each)]
-    return ", ".join(types if account_id == SYSTEM_ACCOUNT_ID else open_to_all)
-
-
-def _is_reserved(job_type: str) -> bool:
-    found = processors.find(job_type)
-    return found is not None and found.reserved
 
 
 def stage_due(session: Session) -> int:

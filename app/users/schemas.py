@@ -62,8 +62,8 @@ class FlexibleUserIn(DefaultUserIn):
     class Meta:
         unknown = INCLUDE
 
-    @ma.post_load(pass_original=True)
-    def _collect(self, fields: dict[str, Any], _original: Any, **_: Any) -> dict[str, Any]:
+    @ma.post_load
+    def _collect(self, fields: dict[str, Any], **_: Any) -> dict[str, Any]:
         additional = {name: fields.pop(name) for name in set(fields) - set(self.fields)}
         if len(additional) > MAX_ADDITIONAL:
             raise ma.ValidationError(f"At most {MAX_ADDITIONAL} additional fields.")
