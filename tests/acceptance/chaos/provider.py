@@ -71,10 +71,11 @@ class Provider:
         self._http.post(f"{self._root}/rules", json=asdict(rules), timeout=5).raise_for_status()
 
     def entries(self) -> list[dict[str, Any]]:
-        """The ledger as it stands."""
+        """The ledger as it stands; a reader may see half of the line that is being written."""
         if not self._ledger.exists():
             return []
-        return [json.loads(line) for line in self._ledger.read_text().splitlines()]
+        whole, _, _half = self._ledger.read_bytes().rpartition(b"\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     def calls(self) -> list[Call]:
         return [

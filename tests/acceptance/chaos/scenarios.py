@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import MessageTypeDef
 
 PUBLISHED_WITHIN = 60.0
+#: A process that keeps dying is started again after 15 s, and the worker's children take some more.
+WHOLE_WITHIN = 60.0
 
 
 def kill_workers(run: Run) -> None:
@@ -158,6 +160,9 @@ class Scenario:
             notice=notice,
         )
         try:
+            # What the scenario before has killed may be waiting for its restart: this one's faults
+            # would hit nothing.
+            wait_until(world.is_whole, within=WHOLE_WITHIN, what="every process is up")
             self.strike(run)
         except Exception as error:  # noqa: BLE001 - a result like the others: the checks go on
             run.problems.append(f"the scenario itself: {type(error).__name__}: {error}")

@@ -8,10 +8,12 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from okuru.stack.home import Home
 from okuru.stack.stack import Stack
@@ -68,6 +70,14 @@ class World:
 
     def client(self) -> Client:
         return Client(self.stack.api_url, self.stack.keys["API_KEY"])
+
+    def is_whole(self) -> bool:
+        """Whether every process is up, and the worker has its children."""
+        if not all(process.alive for process in self.stack.processes.values()):
+            return False
+        with suppress(psutil.NoSuchProcess):
+            return bool(psutil.Process(self.stack.processes["worker"].pid).children())
+        return False
 
     def depth(self, queue: str) -> int:
         """Messages of a queue, hidden ones included."""
