@@ -17,6 +17,7 @@ class Queue:
     """One queue and its dead-letter queue. Times are in seconds.
 
     Attributes:
+        group: the workers that consume it, by the name of their process in the Procfile.
         visibility_timeout: how long a received message is hidden; above every time limit.
         max_receive_count: receives after which SQS moves the message to the dead-letter queue.
         backoff: how long a failed message is hidden after its first, second, … receive.
@@ -38,6 +39,7 @@ class Queue:
     retention_days: int
     prefetch: int
     max_hold: int
+    group: str = "worker"
     weight: int = 1
     foreign_task: str | None = None
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tasks.engine
+from okuru.stack.processes import read_procfile
 from tasks.engine.catalogue import MAX_VISIBILITY, Catalogue, Queue
 
 PREFIX = "https://sqs.example/1234/okuru-"
@@ -84,10 +85,11 @@ def test_urls_lead_to_queues_and_back() -> None:
 
 # --- queues.json, which Terraform reads too ------------------------------------------------------
 
+PROCFILE = Path(__file__).parents[3] / "Procfile"
 ENTRIES = json.loads((Path(tasks.engine.__file__).parent / "queues.json").read_text())
 TYPES = {
-    "description": str, "visibility_timeout": int, "max_receive_count": int, "backoff": list,
-    "retention_days": int, "prefetch": int, "max_hold": int,
+    "description": str, "group": str, "visibility_timeout": int, "max_receive_count": int,
+    "backoff": list, "retention_days": int, "prefetch": int, "max_hold": int,
 }  # fmt: skip
 #: Of some queues only.
 OPTIONAL = {"foreign_task": str, "weight": int}
@@ -100,6 +102,18 @@ def test_every_entry_is_complete_and_has_no_more(name: str) -> None:
     given = {key: type(value) for key, value in ENTRIES[name].items()}
     assert TYPES.items() <= given.items() <= {**TYPES, **OPTIONAL}.items()
     assert {field.name for field in fields(Queue)} == {"name", *TYPES, *OPTIONAL}
+
+
+def test_the_procfile_has_a_process_for_each_group_that_consumes_its_queues() -> None:
+    groups: dict[str, set[str]] = {}
+    for queue in CATALOGUE:
+        groups.setdefault(queue.group, set()).add(queue.name)
+    consumed = {
+        process: set(command[command.index("-Q") + 1].split(","))
+        for process, command in read_procfile(PROCFILE).items()
+        if "worker" in command
+    }
+    assert consumed == groups
 
 
 @pytest.mark.parametrize("queue", list(CATALOGUE), ids=lambda queue: queue.name)
