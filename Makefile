@@ -12,6 +12,8 @@ BENCH_NODE := $(BENCH_VENV)/installed
 BENCH_READY := $(BENCH_VENV)/ready
 # In parallel; PYTEST_ARGS takes more, such as -k name.
 PYTEST := $(BIN)/pytest -n auto $(PYTEST_ARGS)
+INFRA_VENV := $(VENV)/emulators/infra
+INFRA_READY := $(INFRA_VENV)/ready
 READY := $(VENV)/ready
 UNFINISHED := $(VENV)/unfinished
 
@@ -22,7 +24,7 @@ WITH_STACK = env=$${OKURU_HOME:-.local}/env; test -r $$env || { echo "No stack i
 # themselves: make passes on what stands in its command line or its environment.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run send-task send-notification send-data-sync test test-unit test-integration test-coverage chaos bench lint format \
+.PHONY: help setup demo run send-task send-notification send-data-sync test test-unit test-integration infra-test test-coverage chaos bench lint format \
 	migrate-up migrate-down migrate-create migrate-check reset-db requirements clean
 
 help: ## Show this list
@@ -47,7 +49,7 @@ send-notification: $(READY) ## Put a notification message there
 send-data-sync: $(READY) ## Put a data-sync message there
 	@$(WITH_STACK) $(BIN)/okuru messages send data-sync $(ARGS)
 
-test: $(READY) ## Run all tests, on the same real parts
+test: $(READY) $(INFRA_READY) ## Run all tests, on the same real parts
 	@$(PYTEST) tests
 
 test-unit: $(READY) ## Run the tests that need no server
@@ -56,7 +58,10 @@ test-unit: $(READY) ## Run the tests that need no server
 test-integration: $(READY) ## Run the tests on PostgreSQL and SQS
 	@$(PYTEST) tests/integration
 
-test-coverage: $(READY) ## Run all tests and require the coverage of pyproject.toml
+infra-test: $(READY) $(INFRA_READY) ## Check terraform/, the container, the workflows and the migrations
+	@$(PYTEST) tests/infra
+
+test-coverage: $(READY) $(INFRA_READY) ## Run all tests and require the coverage of pyproject.toml
 	@$(PYTEST) --cov --cov-report=term tests
 
 chaos: $(READY) ## Break everything for ten minutes, and see what is sent once (CHAOS_ARGS=--help)
@@ -91,7 +96,7 @@ reset-db: $(READY) ## Delete the local database and queues
 	@$(BIN)/okuru reset-db
 
 requirements: $(READY) $(BENCH_NODE) ## Compile requirements/*.in to *.txt again
-	@for name in app dev sqs-emulator bench; do (cd requirements && \
+	@for name in app dev sqs-emulator bench infra; do (cd requirements && \
 		UV_CUSTOM_COMPILE_COMMAND="make requirements" ../$(BIN)/uv pip compile --quiet --universal \
 		--python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url $$name.in -o $$name.txt) || exit; done
 	@awk '/^[a-z]/ { wanted = /^uv==/ } wanted && !/# via/' requirements/dev.txt > requirements/uv.txt
@@ -111,7 +116,7 @@ SQS := -r requirements/sqs-emulator.txt
 
 # uv takes seconds where pip takes a minute; where uv cannot work, pip does the same.
 # What an interruption leaves is not repaired but made anew.
-$(READY): $(filter-out requirements/bench.txt,$(wildcard requirements/*.txt)) pyproject.toml
+$(READY): $(filter-out requirements/bench.txt requirements/infra.txt,$(wildcard requirements/*.txt)) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Okuru needs Python 3.11 or later, and $(PYTHON) is %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2])'
 	@echo "Setting up $(VENV)..."
 	@if [ -e $(UNFINISHED) ] || ! $(PIP) --version > /dev/null 2>&1; then \
@@ -126,6 +131,14 @@ $(READY): $(filter-out requirements/bench.txt,$(wildcard requirements/*.txt)) py
 		$(PIP) --python $(SQS_VENV)/bin/python $(PIP_INSTALL) $(SQS)
 	@rm $(UNFINISHED)
 	@touch $@
+
+# Not part of `make setup` either. Without them their tests are skipped, and say so.
+$(INFRA_READY): requirements/infra.txt | $(READY)
+	@echo "Setting up $(INFRA_VENV)..."
+	@$(BIN)/python -m venv --clear --without-pip $(INFRA_VENV)
+	@$(UV_INSTALL) $(INFRA_VENV)/bin/python -r requirements/infra.txt 2> $(VENV)/uv.log || \
+		$(PIP) --python $(INFRA_VENV)/bin/python $(PIP_INSTALL) -r requirements/infra.txt && \
+		touch $@ || echo "The linters of infrastructure cannot be installed: their tests are skipped."
 
 # Not part of `make setup`: only `make bench` needs it.
 BENCH := -r requirements/bench.txt

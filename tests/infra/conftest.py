@@ -1,0 +1,30 @@
+"""What stands around the code: Terraform, the container, the workflows, the migrations.
+
+Their tools are programs. Where one is absent its tests are skipped, and the reason is printed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+#: Where `make infra-test` puts the linters.
+LINTERS = Path(sys.prefix) / "emulators" / "infra" / "bin"
+
+
+@pytest.fixture(scope="session")
+def tool() -> Callable[[str], str]:
+    """Where a program is; skips the test if it is nowhere."""
+
+    def find(name: str) -> str:
+        path = shutil.which(name, path=os.pathsep.join([str(LINTERS), os.environ["PATH"]]))
+        if path is None:
+            pytest.skip(f"{name} is not installed (make infra-test installs the linters)")
+        return path
+
+    return find
