@@ -61,9 +61,10 @@ class Relay:
             except db.OUTAGE_ERRORS as error:
                 self._say_outage(error)
                 pause = 1.0
-                continue
-            self._say_recovery()
-            pause = 0.0 if full else IDLE
+            else:
+                self._say_recovery()
+                pause = 0.0 if full else IDLE
+            metrics.PROGRESS.labels("relay").set_to_current_time()
         self._publisher.close()
         log.info("relay stopped")
 

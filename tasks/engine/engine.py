@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tasks.engine.catalogue import Catalogue
     from tasks.engine.transport import Channel
 
+#: Seconds between two looks whether this worker gets on with its work.
+LOOK_EVERY = 5.0
 #: Seconds that a stopping worker gives the last deletes. With the grace, below ECS's 120 s.
 FLUSH_WITHIN = 10.0
 
@@ -149,8 +151,15 @@ class Engine:
     def _ready(self, *, sender: Any, **_: Any) -> None:
         if self._stop:
             self._stop.install(sender)
+        self._look()
+        # By the event loop itself: one that hangs says nothing.
+        sender.hub.call_repeatedly(LOOK_EVERY, self._look)
         # Not before the pool has forked: this has a thread.
         self.breaker.begin()
+
+    def _look(self) -> None:
+        if self.is_stopping or all(channel.is_consuming for channel in self.channels):
+            self.application.on_progress()
 
     def _flush(self, owner: int) -> None:
         """Carry out what is left. The pool has ended: what is still held may go at once."""

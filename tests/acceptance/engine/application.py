@@ -57,6 +57,9 @@ class Application:
     def bind(self, **fields: Any) -> Any:
         return nullcontext()
 
+    def on_progress(self) -> None:
+        pass
+
     def on_breaker(self, is_open: bool) -> None:
         ledger.write("breaker", is_open=is_open)
 
