@@ -12,7 +12,7 @@ from celery import Celery, signals
 from app import db
 from app.config import settings_or_exit
 from app.jobs import processors
-from app.observability import logs, metrics
+from app.observability import logs, metrics, tracing
 from tasks.application import Okuru
 from tasks.engine import control
 from tasks.engine.catalogue import Catalogue
@@ -54,6 +54,8 @@ def _worker_begins(**_: Any) -> None:
     # Celery says its first word, as a warning, before it asks for its logging.
     app.conf.okuru_service = "worker"
     _configure_logging("worker")
+    if settings.dd_trace_enabled:
+        tracing.begin("worker", "celery", "psycopg", "requests")
 
 
 @signals.setup_logging.connect
