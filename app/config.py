@@ -51,6 +51,7 @@ class Settings:
     queue_url_prefix: str
     worker_count: int
     worker_grace: float
+    ecs_agent_uri: str | None
     poll_wait: int
     retry_scale: float
     sweep_interval: float
@@ -131,6 +132,7 @@ def _parse(env: Env) -> tuple[Settings | None, dict[str, str]]:
         queue_url_prefix=env.str("QUEUE_URL_PREFIX"),
         worker_count=env.int("WORKER_COUNT", 4, validate=Range(1, 256)),
         worker_grace=env.float("WORKER_GRACE", 100.0, validate=Range(0, 3600)),
+        ecs_agent_uri=env.str("ECS_AGENT_URI", "") or None,
         poll_wait=env.int("POLL_WAIT", 20, validate=Range(1, 20)),
         retry_scale=env.float("RETRY_SCALE", 1.0, validate=Range(0.001, 1)),
         sweep_interval=env.float("SWEEP_INTERVAL", 60.0, validate=Range(0.1, 3600)),

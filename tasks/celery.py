@@ -28,6 +28,7 @@ engine = Engine(
     retry_scale=settings.retry_scale,
     poll_wait=settings.poll_wait,
     grace=settings.worker_grace,
+    ecs_agent_uri=settings.ecs_agent_uri,
 )
 
 processors.load_or_exit(settings.okuru_processors)

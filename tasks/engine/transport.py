@@ -37,8 +37,8 @@ MAX_PAUSE = 30.0
 DRY_FOR = 1.0
 #: No poll is open as long as this.
 LONGEST_POLL = 60.0
-#: How often a worker with an open breaker looks whether it has closed.
-BREAKER_PAUSE = 0.5
+#: How often a worker that receives nothing for now looks whether it may again.
+ENGINE_PAUSE = 0.5
 #: The most messages that SQS gives in one answer.
 MAX_MESSAGES = 10
 
@@ -110,7 +110,7 @@ class Channel(SQS.Channel):
             return time.monotonic() - began < LONGEST_POLL
         if queue in self._waiting_for_slot:
             return self._holding.total() > 0
-        return queue in self._pausing or self.engine.breaker.is_open
+        return queue in self._pausing or self.engine.is_pausing
 
     # --- receiving ---
 
@@ -153,8 +153,8 @@ class Channel(SQS.Channel):
         """Begin a poll, if there is room for what it brings. One at a time for each queue."""
         if queue not in self._active_queues or queue in self._polling or self.engine.is_stopping:
             return
-        if self.engine.breaker.is_open:
-            self.hub.call_later(BREAKER_PAUSE, self._schedule_queue, queue)
+        if self.engine.is_pausing:
+            self.hub.call_later(ENGINE_PAUSE, self._schedule_queue, queue)
         elif self._is_shared(queue):
             self._take_turns()
         elif room := self._room(queue):

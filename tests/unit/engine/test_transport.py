@@ -18,7 +18,7 @@ from kombu import Connection as KombuConnection
 from tasks.engine.application import Failure
 from tasks.engine.catalogue import Catalogue, Queue
 from tasks.engine.transport import (
-    BREAKER_PAUSE,
+    ENGINE_PAUSE,
     LONGEST_POLL,
     MAX_PAUSE,
     Channel,
@@ -110,7 +110,7 @@ def make_channel(catalogue: Catalogue, orders: Orders) -> Channel:
         poll_wait=20,
         is_stopping=False,
         channels=WeakSet(),
-        breaker=SimpleNamespace(is_open=False),
+        is_pausing=False,
     )
     options = {
         "engine": engine,
@@ -222,10 +222,10 @@ def test_queues_fail_by_themselves(channel: Channel) -> None:
     assert channel.hub.soon == [("_schedule_queue", "maintenance")]
 
 
-def test_nothing_is_received_while_the_breaker_is_open(channel: Channel) -> None:
-    channel.engine.breaker.is_open = True
+def test_nothing_is_received_while_the_engine_pauses(channel: Channel) -> None:
+    channel.engine.is_pausing = True
     channel._schedule_queue("gifts")
-    assert channel.hub.later == [(BREAKER_PAUSE, ("_schedule_queue", "gifts"))]
+    assert channel.hub.later == [(ENGINE_PAUSE, ("_schedule_queue", "gifts"))]
 
 
 def test_a_queue_without_consumer_is_not_polled(channel: Channel) -> None:
@@ -461,5 +461,5 @@ def test_an_outage_is_a_reason_not_to_poll(channel: Channel) -> None:
     assert channel.is_consuming  # it pauses
     channel._resume("gifts")
     channel._polling.clear()
-    channel.engine.breaker.is_open = True
+    channel.engine.is_pausing = True
     assert channel.is_consuming
