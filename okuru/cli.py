@@ -9,6 +9,7 @@ COMMANDS = {
     "run": "okuru.run:run",
     "migrate": "okuru.migrate:migrate",
     "demo": "okuru.demo:demo",
+    "drill": "okuru.drill.command:drill",
     "keys": "okuru.keys:keys",
     "relay": "okuru.relay:relay",
     "health": "okuru.health:health",

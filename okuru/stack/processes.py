@@ -51,10 +51,10 @@ class Process:
         terminal: Terminal,
     ) -> None:
         self.name = name
+        self.environment = environment
         self.restarts = 0
         self._home = home
         self._command = command
-        self._environment = environment
         self._terminal = terminal
         self._child = Child(home, name)
         self._lock = threading.Lock()
@@ -116,11 +116,11 @@ class Process:
         self.end()
 
     def _spawn(self) -> None:
-        metrics = Path(self._environment["PROMETHEUS_MULTIPROC_DIR"])
+        metrics = Path(self.environment["PROMETHEUS_MULTIPROC_DIR"])
         shutil.rmtree(metrics, ignore_errors=True)
         metrics.mkdir(parents=True)
         try:
-            process = self._child.start(self._command, self._environment, output=subprocess.PIPE)
+            process = self._child.start(self._command, self.environment, output=subprocess.PIPE)
         except OSError as error:
             raise StackError(f"{self.name} cannot start: {error}") from error
         self._reader = threading.Thread(

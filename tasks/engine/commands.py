@@ -83,12 +83,15 @@ def _shutdown(state: Any, **_: Any) -> Any:
 
 
 def _of_the_catalogue(command: Command) -> Command:
-    """Celery would make up a queue of any other name, which SQS does not have."""
+    """Celery would make up a queue of any other name, which SQS does not have; and every worker
+    that hears of it would consume it, those of long tasks, too."""
 
     def checked(state: Any, queue: str, **_: Any) -> Any:
         known = [each.name for each in state.app.engine.catalogue]
         if queue not in known:
             return nok(f"no queue of the catalogue: {queue} (there is {', '.join(known)})")
+        if state.app.engine.catalogue[queue].group not in state.app.engine.groups:
+            return nok(f"{queue} is for other workers than this one")
         return command(state, queue)
 
     return checked

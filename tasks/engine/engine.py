@@ -69,6 +69,8 @@ class Engine:
         self.settlement = Settlement(lambda: sqs.client(region), self.held)
         self.recorder = Recorder(application, self.settlement, self.breaker.trip, retry_scale)
         self.channels: WeakSet[Channel] = WeakSet()
+        #: The workers that this one is of: all, until it knows its queues.
+        self.groups = {queue.group for queue in catalogue}
         self._stop: Stop | None = None
         self._protection: Protection | None = None
 
@@ -152,6 +154,7 @@ class Engine:
             startup.check_tasks(sender.app)
             consumed = sender.app.amqp.queues.consume_from
             startup.check_queues(self.sqs, self.catalogue, consumed)
+            self.groups = {self.catalogue[name].group for name in consumed}
         except startup.Refused as error:
             raise SystemExit(f"this worker does not start: {error}") from None
         longest = max(self.catalogue[name].max_hold for name in consumed)
