@@ -20,12 +20,15 @@ UNFINISHED := $(VENV)/unfinished
 # The addresses of the stack that `make run` has started.
 WITH_STACK = env=$${OKURU_HOME:-.local}/env; test -r $$env || { echo "No stack is running: make run"; exit 1; }; . $$env;
 
+COMPOSE := docker compose --env-file .env.docker
+
 # OKURU_HOME (default .local) and PORT (default 8080), given to make, reach the commands by
 # themselves: make passes on what stands in its command line or its environment.
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo run send-task send-notification send-data-sync test test-unit test-integration infra-test test-coverage chaos bench lint format \
-	migrate-up migrate-down migrate-create migrate-check reset-db requirements clean
+	migrate-up migrate-down migrate-create migrate-check reset-db requirements clean \
+	docker-build docker-up docker-down docker-logs dev-up dev-down logs
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
@@ -107,6 +110,26 @@ clean: ## Delete the virtual environments, all local data and all caches
 	rm -rf $(VENV) .local build htmlcov .coverage .coverage.* *.egg-info \
 		.pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.env.docker:
+	@umask 077 && $(PYTHON) -c 'import secrets; print("POSTGRES_PASSWORD=" + secrets.token_hex(24))' > $@
+
+docker-build: ## Build the image okuru:local (these need Docker; nothing else does)
+	docker build --tag okuru:local --build-arg VERSION=$$(git describe --always --dirty) \
+		--build-arg REVISION=$$(git rev-parse HEAD) .
+
+docker-up: .env.docker ## Run everything in containers, on PORT
+	$(COMPOSE) up --build --detach
+
+docker-down: .env.docker ## Stop them (ARGS=--volumes deletes the data, too)
+	$(COMPOSE) down $(ARGS)
+
+docker-logs: .env.docker ## Follow their logs
+	$(COMPOSE) logs --follow $(ARGS)
+
+dev-up: docker-up ## The same as docker-up
+dev-down: docker-down ## The same as docker-down
+logs: docker-logs ## The same as docker-logs
 
 UV_INSTALL := $(BIN)/uv pip install --quiet --require-hashes --python
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet

