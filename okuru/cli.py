@@ -17,6 +17,8 @@ COMMANDS = {
     "dlq": "okuru.dlq:dlq",
     "jobs": "okuru.jobs:jobs",
     "messages": "okuru.messages:messages",
+    "deploy": "okuru.deploy:deploy",
+    "rollback": "okuru.deploy:rollback",
     "reset-db": "okuru.reset_db:reset_db",
 }
 

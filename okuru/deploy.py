@@ -1,0 +1,309 @@
+"""`okuru deploy` and `okuru rollback`: another image, or the one before, for every service in ECS.
+
+Both need the Procfile beside them and credentials of AWS; neither needs the service's environment.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import requests
+from botocore.exceptions import BotoCoreError, ClientError
+
+from okuru.ecs import Cluster, DeployError, Service, short
+from tasks.engine.catalogue import Catalogue
+
+PROCFILE = Path(__file__).parent.parent / "Procfile"
+#: A task that people start, and no service: its next start has the same code as everything else.
+OPERATOR = "operator"
+#: Migrations have no service of their own: the API's task has the database's credentials.
+MIGRATOR = "web"
+MIGRATE = ["okuru", "migrate", "up"]
+#: What pushing an image answers; a tag may mean another image tomorrow.
+BY_DIGEST = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
+
+environment_option = click.option(
+    "--environment", "-e", required=True, metavar="NAME", help="dev, prod: the cluster okuru-NAME."
+)
+timeout_option = click.option(
+    "--timeout",
+    type=click.FloatRange(0),
+    default=1800,
+    show_default=True,
+    help="Seconds for the services to become stable. A job that runs is not cut off: 900 of them.",
+)
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="The result on stdout; progress goes to stderr."
+)
+
+
+@click.command()
+@environment_option
+@click.option("--image", required=True, metavar="NAME@sha256:…", help="By digest.")
+@click.option("--version", required=True, help="What traces and metrics call it: its tag.")
+@click.option("--url", metavar="URL", help="The API's address, to be asked at the end.")
+@click.option(
+    "--migrate-timeout", type=click.FloatRange(0), default=1800, show_default=True, help="Seconds."
+)
+@timeout_option
+@dry_run_option
+@json_option
+def deploy(
+    environment: str,
+    image: str,
+    version: str,
+    url: str | None,
+    migrate_timeout: float,
+    timeout: float,
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Migrate the database, then bring IMAGE to every service of the Procfile.
+
+    Workers change before the processes that stage tasks for them, so that nobody gets a task that
+    it does not know. If anything fails, or the command is told to stop, every service that was
+    touched goes back to what it ran; the schema stays: old code works on it (docs/architecture.md).
+    """
+    if not BY_DIGEST.fullmatch(image):
+        raise click.UsageError("--image names an image by its digest: …@sha256:<64 hex digits>")
+    with _explained():
+        cluster = Cluster(environment, processes())
+        before = cluster.services()
+        _require_quiet(before)
+        result: dict[str, Any] = {
+            "environment": environment,
+            "image": image,
+            "version": version,
+            "services": {
+                name: {
+                    "from": short(each.revision),
+                    "image": cluster.image(name, each.revision),
+                }
+                for name, each in before.items()
+            },
+        }
+        for name, each in result["services"].items():
+            _say(f"{name} runs {each['from']}, {each['image']}")
+        if dry_run:
+            _say(
+                f"would migrate, and bring {image} to " + ", then to ".join(map(" ".join, waves()))
+            )
+            _finish({**result, "outcome": "dry-run"}, as_json=as_json)
+            return
+
+        _say(f"registering revisions with {image}")
+        wanted = {
+            name: cluster.register(name, image, version, each.revision)
+            for name, each in before.items()
+        }
+        for name, revision in wanted.items():
+            result["services"][name]["to"] = short(revision)
+
+        touched: list[str] = []
+        with _interruptible():
+            try:
+                _say(f"migrating: `{' '.join(MIGRATE)}` in {short(wanted[MIGRATOR])}")
+                cluster.run_once(
+                    before[MIGRATOR], wanted[MIGRATOR], MIGRATE, timeout=migrate_timeout, say=_say
+                )
+                for wave in waves():
+                    _say(f"updating {', '.join(wave)}")
+                    for name in wave:
+                        touched.append(name)  # first: the answer may be lost on the way
+                        cluster.update(name, wanted[name])
+                    part = {name: wanted[name] for name in wave}
+                    cluster.wait(part, timeout=timeout, say=_say)
+                if url:
+                    smoke(url)
+            except (DeployError, BotoCoreError, ClientError, KeyboardInterrupt) as error:
+                _say(f"failed: {_reason(error)}")
+                back = {name: before[name].revision for name in reversed(touched)}
+                result["outcome"] = "rolled-back" if back else "refused"
+                try:
+                    _go_to(cluster, back, timeout)
+                except (DeployError, BotoCoreError, ClientError) as second:
+                    result["outcome"] = "failed"
+                    raise DeployError(
+                        f"the deploy failed ({_reason(error)}), and so did going back: "
+                        f"{_reason(second)}. `okuru rollback` tries again"
+                    ) from error
+                finally:
+                    _finish(result, as_json=as_json)
+                raise DeployError(
+                    f"{_reason(error)}. "
+                    + (f"Back at what ran before: {', '.join(back)}" if back else "Nothing changed")
+                ) from error
+        if cluster.has_family(OPERATOR):
+            cluster.register(OPERATOR, image, version, None)
+        result["outcome"] = "deployed"
+        _finish(result, as_json=as_json)
+
+
+@click.command()
+@environment_option
+@click.option(
+    "--service", "only", metavar="PROCESS", help="One process of the Procfile; by default all."
+)
+@click.option(
+    "--revision", type=click.IntRange(1), metavar="N", help="With --service: that revision."
+)
+@timeout_option
+@dry_run_option
+@json_option
+def rollback(
+    environment: str,
+    only: str | None,
+    revision: int | None,
+    timeout: float,
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Go back to what ran before the last deploy: every service, or one.
+
+    Each revision remembers the one before it, so that a second rollback goes back one more. Works
+    while a deploy is under way. The schema stays as it is.
+    """
+    if revision and not only:
+        raise click.UsageError("--revision is that of one service: name it with --service")
+    if only and only not in processes():
+        raise click.UsageError(f"no process {only}: {', '.join(processes())}")
+    with _explained():
+        cluster = Cluster(environment, processes())
+        now = cluster.services()
+        back: dict[str, str] = {}
+        # Those who stage tasks go back before those who run them: the reverse of a deploy.
+        for name in [name for wave in reversed(waves()) for name in wave]:
+            if only in (None, name):
+                back[name] = _before(cluster, now[name], revision)
+        result: dict[str, Any] = {
+            "environment": environment,
+            "services": {
+                name: {"from": short(now[name].revision), "to": short(there)}
+                for name, there in back.items()
+            },
+        }
+        for name, each in result["services"].items():
+            _say(f"{name}: {each['from']} → {each['to']}")
+        if not dry_run:
+            _go_to(cluster, back, timeout)
+        result["outcome"] = "dry-run" if dry_run else "rolled-back"
+        _finish(result, as_json=as_json)
+
+
+def processes() -> list[str]:
+    """The processes of the Procfile, each of which is a service."""
+    lines = PROCFILE.read_text().splitlines()
+    return [line.partition(":")[0] for line in lines if line and not line.startswith("#")]
+
+
+def waves() -> list[list[str]]:
+    """The processes that consume queues, and then all others."""
+    groups = {queue.group for queue in Catalogue.load("")}
+    consumers = [name for name in processes() if name in groups]
+    return [consumers, [name for name in processes() if name not in groups]]
+
+
+def smoke(url: str, *, patience: float = 60, every: float = 3) -> None:
+    """Ask the API what a client would. Raises DeployError if it does not answer well in time."""
+    deadline = time.monotonic() + patience
+    while (wrong := _wrong_with(url.rstrip("/"))) is not None:
+        if time.monotonic() > deadline:
+            raise DeployError(f"the API does not answer as it should: {wrong}")
+        time.sleep(every)
+    _say(f"{url} is healthy and ready, and serves its OpenAPI document")
+
+
+def _wrong_with(url: str) -> str | None:
+    try:
+        for path in ("/healthz", "/readyz", "/openapi.json"):
+            answer = requests.get(url + path, timeout=10, allow_redirects=False)
+            if answer.status_code != requests.codes.ok:
+                return f"{path} answered {answer.status_code}"
+        document = answer.json()
+    except requests.RequestException as error:  # an answer that is no JSON, too
+        return str(error)
+    return None if "paths" in document else "/openapi.json is no OpenAPI document"
+
+
+def _before(cluster: Cluster, service: Service, revision: int | None) -> str:
+    if revision:
+        return f"{service.revision.rpartition(':')[0]}:{revision}"
+    before = cluster.previous(service.revision)
+    if before is None:
+        raise DeployError(
+            f"{short(service.revision)} does not say what ran before it: no deploy registered it. "
+            f"Name the revision: --service {service.process} --revision N"
+        )
+    return before
+
+
+def _go_to(cluster: Cluster, revisions: dict[str, str], timeout: float) -> None:
+    """All at once: an outage is no time for waiting in between."""
+    if not revisions:
+        return
+    _say("going to " + ", ".join(short(revision) for revision in revisions.values()))
+    for name, revision in revisions.items():
+        cluster.update(name, revision)
+    cluster.wait(revisions, timeout=timeout, say=_say)
+
+
+def _require_quiet(services: dict[str, Service]) -> None:
+    changing = [name for name, service in services.items() if service.deployments > 1]
+    if changing:
+        raise DeployError(f"a deployment is under way: {', '.join(changing)}. Try again later")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C, and TERM, which a cancelled workflow gets: heard once, so that the way back is gone.
+
+    The way back is a call a service; ECS walks it by itself, should this process be killed then.
+    """
+    heard = (signal.SIGINT, signal.SIGTERM)
+
+    def stop(_number: int, _frame: object) -> None:
+        for number in heard:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    old = {number: signal.signal(number, stop) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        raise DeployError(f"AWS did not answer, or refused: {error}") from error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "told to stop"
+    return error.message if isinstance(error, DeployError) else str(error)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _finish(result: dict[str, Any], *, as_json: bool) -> None:
+    _say(result["outcome"])
+    if as_json:
+        click.echo(json.dumps(result))

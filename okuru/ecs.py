@@ -1,0 +1,299 @@
+"""The services of one environment in ECS: what they run, other revisions, one task to its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import click
+from botocore.config import Config
+
+if TYPE_CHECKING:
+    from mypy_boto3_ecs import ECSClient
+    from mypy_boto3_ecs.type_defs import ServiceTypeDef
+    from mypy_boto3_logs import CloudWatchLogsClient
+
+#: A tag of each revision that a deploy registers: what its service ran before. So a rollback asks
+#: nobody, and a revision that failed, or that Terraform has registered since, is not in its way.
+PREVIOUS = "okuru:previous"
+#: describe_services takes ten.
+PAGE = 10
+PATIENT = Config(
+    connect_timeout=5, read_timeout=20, retries={"mode": "standard", "max_attempts": 8}
+)
+
+Say = Callable[[str], None]
+
+
+class DeployError(click.ClickException):
+    """The environment is not, or does not become, what was asked for."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service as it was when it was looked at."""
+
+    process: str
+    name: str
+    revision: str
+    """The ARN of the task definition that it is meant to run."""
+    settled: bool
+    failed: bool
+    running: int
+    desired: int
+    deployments: int
+    events: tuple[str, ...]
+    placement: Mapping[str, Any]
+    """Where its tasks run, for others that are to run there."""
+
+
+def short(revision: str) -> str:
+    """`family:12` of a task definition's ARN."""
+    return revision.rpartition("/")[2]
+
+
+class Cluster:
+    """One environment's cluster. Its services and their families have the same names."""
+
+    def __init__(
+        self,
+        environment: str,
+        processes: list[str],
+        *,
+        every: float = 5,
+        ecs: ECSClient | None = None,
+        logs: CloudWatchLogsClient | None = None,
+    ) -> None:
+        self.name = f"okuru-{environment}"
+        self._services = {f"{self.name}-{process}": process for process in processes}
+        self._every = every
+        self._ecs: ECSClient = ecs or boto3.client("ecs", config=PATIENT)
+        self._logs: CloudWatchLogsClient = logs or boto3.client("logs", config=PATIENT)
+
+    # --- looking --------------------------------------------------------------------------------
+
+    def services(self) -> dict[str, Service]:
+        """Every service, by process. Raises DeployError, naming all that are not there."""
+        names = list(self._services)
+        found: dict[str, Service] = {}
+        for start in range(0, len(names), PAGE):
+            page = self._ecs.describe_services(
+                cluster=self.name, services=names[start : start + PAGE]
+            )
+            for each in page["services"]:
+                if each["status"] == "ACTIVE":
+                    service = _service(self._services[each["serviceName"]], each)
+                    found[service.process] = service
+        missing = [name for name, process in self._services.items() if process not in found]
+        if missing:
+            raise DeployError(f"the cluster {self.name} has no {', '.join(missing)}")
+        return {process: found[process] for process in self._services.values()}
+
+    def previous(self, revision: str) -> str | None:
+        """What the revision's service ran before, if a deploy registered the revision."""
+        described = self._ecs.describe_task_definition(taskDefinition=revision, include=["TAGS"])
+        tags = {tag.get("key"): tag.get("value") for tag in described.get("tags", [])}
+        return tags.get(PREVIOUS)
+
+    def image(self, process: str, revision: str) -> str:
+        """What the process's container runs in a revision."""
+        described = self._ecs.describe_task_definition(taskDefinition=revision)["taskDefinition"]
+        for container in described["containerDefinitions"]:
+            if container.get("name") == process:
+                return container.get("image", "")
+        raise DeployError(f"{short(revision)} has no container {process}")
+
+    # --- changing -------------------------------------------------------------------------------
+
+    def register(self, process: str, image: str, version: str, previous: str | None) -> str:
+        """Register the family's newest revision again with another image; returns its ARN.
+
+        The newest is the template, so that what Terraform has changed goes live with a deploy.
+        """
+        family = f"{self.name}-{process}"
+        found = self._ecs.describe_task_definition(taskDefinition=family, include=["TAGS"])
+        # What can be registered, and nothing that ECS itself added.
+        operation = self._ecs.meta.service_model.operation_model("RegisterTaskDefinition")
+        known = operation.input_shape.members
+        wanted: dict[str, Any] = {
+            name: value for name, value in found["taskDefinition"].items() if name in known
+        }
+        wanted["containerDefinitions"] = [
+            _with_version(
+                {**container, "image": image} if container["name"] == process else container,
+                version,
+            )
+            for container in deepcopy(wanted["containerDefinitions"])
+        ]
+        tags = {tag["key"]: tag["value"] for tag in found.get("tags", [])}
+        tags.pop(PREVIOUS, None)
+        if previous:
+            tags[PREVIOUS] = previous
+        if tags:
+            wanted["tags"] = [{"key": key, "value": value} for key, value in tags.items()]
+        made = self._ecs.register_task_definition(**wanted)
+        return made["taskDefinition"]["taskDefinitionArn"]
+
+    def has_family(self, process: str) -> bool:
+        """Whether there is a task definition for it: tasks that people start have no service."""
+        try:
+            self._ecs.describe_task_definition(taskDefinition=f"{self.name}-{process}")
+        except self._ecs.exceptions.ClientException:
+            return False
+        return True
+
+    def update(self, process: str, revision: str) -> None:
+        """Let the service replace its tasks by ones of the revision, one after the other."""
+        self._ecs.update_service(
+            cluster=self.name, service=f"{self.name}-{process}", taskDefinition=revision
+        )
+
+    def run_once(
+        self, like: Service, revision: str, command: list[str], *, timeout: float, say: Say
+    ) -> None:
+        """Run one task, where the service's tasks run, to its end.
+
+        Raises:
+            DeployError: it did not start, did not end in time, or its exit code is not 0. What it
+                had to say has been said.
+        """
+        started = self._ecs.run_task(
+            cluster=self.name,
+            taskDefinition=revision,
+            count=1,
+            startedBy="okuru deploy",
+            overrides={"containerOverrides": [{"name": like.process, "command": command}]},
+            **like.placement,
+        )
+        if not started["tasks"]:
+            reasons = ", ".join(each.get("reason", "") for each in started["failures"])
+            raise DeployError(f"`{' '.join(command)}` was not started: {reasons}")
+        task = started["tasks"][0]["taskArn"]
+        deadline = time.monotonic() + timeout
+        status = ""
+        while True:
+            now = self._ecs.describe_tasks(cluster=self.name, tasks=[task])["tasks"][0]
+            if now["lastStatus"] != status:
+                status = now["lastStatus"]
+                say(f"  {short(task)} is {status}")
+            if status == "STOPPED":
+                break
+            if time.monotonic() > deadline:
+                raise DeployError(
+                    f"`{' '.join(command)}` has not ended after {timeout:.0f} s. "
+                    f"It still runs: {short(task)}"
+                )
+            time.sleep(self._every)
+        code = next(
+            (each.get("exitCode") for each in now["containers"] if each["name"] == like.process),
+            None,
+        )
+        if code == 0:
+            return
+        for line in self._log(revision, like.process, task):
+            say(f"  | {line}")
+        reason = now.get("stoppedReason", "no reason given")
+        raise DeployError(f"`{' '.join(command)}` ended with exit code {code}: {reason}")
+
+    def _log(self, revision: str, process: str, task: str) -> Iterator[str]:
+        described = self._ecs.describe_task_definition(taskDefinition=revision)["taskDefinition"]
+        container = next(
+            each for each in described["containerDefinitions"] if each.get("name") == process
+        )
+        configuration = container.get("logConfiguration")
+        if configuration is None or configuration["logDriver"] != "awslogs":
+            yield f"its log is where the environment's logs are: look for the task {short(task)}"
+            return
+        options = configuration.get("options", {})
+        stream = f"{options.get('awslogs-stream-prefix')}/{process}/{short(task)}"
+        try:
+            page = self._logs.get_log_events(
+                logGroupName=options["awslogs-group"], logStreamName=stream, limit=50
+            )
+        except self._logs.exceptions.ResourceNotFoundException:
+            yield f"it logged nothing ({stream})"
+            return
+        for event in page["events"]:
+            yield event.get("message", "")
+
+    # --- waiting --------------------------------------------------------------------------------
+
+    def wait(self, wanted: Mapping[str, str], *, timeout: float, say: Say) -> None:
+        """Wait until each of the services runs its revision and nothing else.
+
+        Raises:
+            DeployError: one of them gave it up (the circuit breaker of ECS), or time is over.
+        """
+        deadline = time.monotonic() + timeout
+        said: dict[str, str] = {}
+        begun: set[str] = set()  # what ECS shows may be older than the last update
+        while True:
+            services = {name: each for name, each in self.services().items() if name in wanted}
+            for process, service in services.items():
+                reached = service.revision == wanted[process]
+                if reached:
+                    begun.add(process)
+                gave_up = service.failed if reached else process in begun
+                state = "gave up on" if gave_up else "runs" if service.settled else "changes to"
+                line = f"{state} {short(wanted[process])}, {service.running} of {service.desired}"
+                if said.get(process) != line and process in begun:
+                    said[process] = line
+                    say(f"  {process} {line} tasks")
+                if gave_up:
+                    _tell(service, say)
+                    raise DeployError(f"{process} does not become stable: ECS has given it up")
+            waiting = [
+                each for name, each in services.items() if name not in begun or not each.settled
+            ]
+            if not waiting:
+                return
+            if time.monotonic() > deadline:
+                for service in waiting:
+                    _tell(service, say)
+                names = ", ".join(each.process for each in waiting)
+                raise DeployError(f"not stable after {timeout:.0f} s: {names}")
+            time.sleep(self._every)
+
+
+def _service(process: str, found: ServiceTypeDef) -> Service:
+    deployments = found["deployments"]
+    primary = next(each for each in deployments if each["status"] == "PRIMARY")
+    rollout = primary.get("rolloutState", "COMPLETED")
+    running, desired = found["runningCount"], found["desiredCount"]
+    return Service(
+        process=process,
+        name=found["serviceName"],
+        # Of the deployment: when the circuit breaker of ECS rolls back, this is what changes.
+        revision=primary["taskDefinition"],
+        settled=rollout == "COMPLETED" and running == desired and len(deployments) == 1,
+        failed=rollout == "FAILED",
+        running=running,
+        desired=desired,
+        deployments=len(deployments),
+        events=tuple(event.get("message", "") for event in found.get("events", [])[:5]),
+        placement={
+            name: found[name]
+            for name in ("launchType", "capacityProviderStrategy", "networkConfiguration")
+            if found.get(name)
+        },
+    )
+
+
+def _tell(service: Service, say: Say) -> None:
+    for event in service.events:
+        say(f"  | {event}")
+
+
+def _with_version(container: dict[str, Any], version: str) -> dict[str, Any]:
+    """Traces, metrics and logs carry the version, wherever the template says one."""
+    for variable in container.get("environment", []):
+        if variable["name"] == "DD_VERSION":
+            variable["value"] = version
+    labels = container.get("dockerLabels", {})
+    if "com.datadoghq.tags.version" in labels:
+        labels["com.datadoghq.tags.version"] = version
+    return container

@@ -1,0 +1,484 @@
+"""`okuru deploy` and `okuru rollback` on moto's ECS.
+
+moto keeps the cluster, the task definitions, the tasks and the tags. It starts no container, so
+that `Agents` plays the part of ECS that does: services change step by step, or are given up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+from typing import Any
+
+import boto3
+import pytest
+from click.testing import CliRunner, Result
+from moto import mock_aws
+
+from okuru import deploy as command
+from okuru.cli import main
+from okuru.ecs import PREVIOUS, Cluster
+
+REPOSITORY = "111111111111.dkr.ecr.ap-northeast-1.amazonaws.com/okuru-dev"
+OLD = f"{REPOSITORY}@sha256:{'0' * 64}"
+NEW = f"{REPOSITORY}@sha256:{'1' * 64}"
+PROCESSES = command.processes()
+CONSUMERS, OTHERS = command.waves()
+
+
+class Agents:
+    """A client of ECS whose services run what they are told to, two looks later."""
+
+    def __init__(self, ecs: Any) -> None:
+        self._ecs = ecs
+        self.exit_code: int | None = 0
+        self.broken: set[str] = set()
+        """Services whose next revision never becomes healthy."""
+        self.stuck: set[str] = set()
+        self.updates: list[tuple[str, str]] = []
+        self.runs: list[dict[str, Any]] = []
+        self.stop_at: str | None = None
+        """The service at whose update somebody cancels the deploy."""
+        self._running: dict[str, str] = {}
+        self._looks: dict[str, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ecs, name)
+
+    def update_service(self, **wanted: Any) -> Any:
+        name = wanted["service"]
+        self.updates.append((name, wanted["taskDefinition"]))
+        self._looks[name] = 0
+        answer = self._ecs.update_service(**wanted)
+        if name == self.stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return answer
+
+    def describe_services(self, **wanted: Any) -> Any:
+        answer = self._ecs.describe_services(**wanted)
+        for service in answer["services"]:
+            if service["status"] == "ACTIVE":
+                self._show(service)
+        return answer
+
+    def _show(self, service: dict[str, Any]) -> None:
+        name, target = service["serviceName"], service["taskDefinition"]
+        old = self._running.setdefault(name, target)
+        service["runningCount"] = service["desiredCount"]
+        service["events"] = [{"message": f"({name}) says what ECS says"}]
+        primary = {"status": "PRIMARY", "taskDefinition": target, "rolloutState": "COMPLETED"}
+        service["deployments"] = [primary]
+        if target == old:
+            return
+        self._looks[name] += 1
+        if self._looks[name] == 1:
+            primary["taskDefinition"] = old  # what it shows is older than the update
+        elif name in self.broken and self._looks[name] > 2:
+            # What the circuit breaker does: the old deployment is the primary one again.
+            service["deployments"] = [{**primary, "taskDefinition": old}]
+        elif self._looks[name] < 4 or name in self.stuck:
+            primary["rolloutState"] = "IN_PROGRESS"
+            before = {**primary, "status": "ACTIVE", "taskDefinition": old}
+            service["deployments"] = [primary, before]
+        else:
+            self._running[name] = target
+
+    def run_task(self, **wanted: Any) -> Any:
+        self.runs.append(wanted)
+        return self._ecs.run_task(**wanted)
+
+    def describe_tasks(self, **wanted: Any) -> Any:
+        answer = self._ecs.describe_tasks(**wanted)
+        for task in answer["tasks"]:
+            code = {} if self.exit_code is None else {"exitCode": self.exit_code}
+            task["containers"] = [{"name": "datadog", "exitCode": 0}, {"name": "web", **code}]
+            task["stoppedReason"] = "Essential container in task exited"
+        return answer
+
+    def running(self) -> dict[str, str]:
+        """The image that each service is meant to run."""
+        images = {}
+        for process in PROCESSES:
+            name = f"okuru-dev-{process}"
+            (service,) = self._ecs.describe_services(cluster="okuru-dev", services=[name])[
+                "services"
+            ]
+            images[process] = self.container(process, service["taskDefinition"])["image"]
+        return images
+
+    def container(self, process: str, revision: str | None = None) -> dict[str, Any]:
+        found = self.definition(revision or f"okuru-dev-{process}")["containerDefinitions"]
+        (container,) = [each for each in found if each["name"] == process]
+        return dict(container)
+
+    def definition(self, revision: str) -> dict[str, Any]:
+        return dict(self._ecs.describe_task_definition(taskDefinition=revision)["taskDefinition"])
+
+
+def define(ecs: Any, process: str, image: str = OLD, **more: Any) -> str:
+    """As Terraform does it."""
+    made = ecs.register_task_definition(
+        family=f"okuru-dev-{process}",
+        networkMode="awsvpc",
+        requiresCompatibilities=["FARGATE"],
+        cpu="512",
+        memory="1024",
+        executionRoleArn="arn:aws:iam::111111111111:role/execution",
+        taskRoleArn=f"arn:aws:iam::111111111111:role/{process}",
+        volumes=[{"name": "tmp"}],
+        runtimePlatform={"operatingSystemFamily": "LINUX", "cpuArchitecture": "X86_64"},
+        containerDefinitions=[
+            {
+                "name": process,
+                "image": image,
+                "stopTimeout": 120,
+                "readonlyRootFilesystem": True,
+                "environment": [
+                    {"name": "DD_VERSION", "value": "old"},
+                    {"name": "ENVIRONMENT", "value": "production"},
+                ],
+                "dockerLabels": {"com.datadoghq.tags.version": "old"},
+                "logConfiguration": {
+                    "logDriver": "awslogs",
+                    "options": {
+                        "awslogs-group": f"/okuru/dev/{process}",
+                        "awslogs-stream-prefix": "okuru",
+                    },
+                },
+            },
+            {"name": "datadog", "image": "agent@sha256:abc", "essential": False},
+        ],
+        tags=[{"key": "Service", "value": process}],
+        **more,
+    )
+    return str(made["taskDefinition"]["taskDefinitionArn"])
+
+
+@pytest.fixture
+def aws() -> Iterator[None]:
+    with mock_aws():
+        yield
+
+
+@pytest.fixture
+def ecs(aws: None, monkeypatch: pytest.MonkeyPatch) -> Agents:
+    """A cluster with a service for each process of the Procfile."""
+    client = boto3.client("ecs")
+    client.create_cluster(clusterName="okuru-dev")
+    ec2 = boto3.client("ec2")
+    subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+    group = ec2.describe_security_groups()["SecurityGroups"][0]["GroupId"]
+    for process in PROCESSES:
+        client.create_service(
+            cluster="okuru-dev",
+            serviceName=f"okuru-dev-{process}",
+            taskDefinition=define(client, process),
+            desiredCount=2,
+            launchType="FARGATE",
+            networkConfiguration={
+                "awsvpcConfiguration": {"subnets": [subnet], "securityGroups": [group]}
+            },
+        )
+    agents = Agents(client)
+
+    def cluster(environment: str, processes: list[str]) -> Cluster:
+        return Cluster(environment, processes, every=0, ecs=agents)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(command, "Cluster", cluster)
+    return agents
+
+
+def okuru(*arguments: str) -> Result:
+    return CliRunner().invoke(main, [*arguments, "--environment", "dev", "--json"])
+
+
+def deploy(*more: str, image: str = NEW, version: str = "v2") -> Result:
+    return okuru("deploy", "--image", image, "--version", version, *more)
+
+
+def answer(result: Result) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
+def everywhere(image: str) -> dict[str, str]:
+    return dict.fromkeys(PROCESSES, image)
+
+
+# --- deploy -------------------------------------------------------------------------------------
+
+
+def test_a_deploy_brings_the_image_to_every_process_of_the_procfile(ecs: Agents) -> None:
+    result = deploy()
+    assert result.exit_code == 0, result.stderr
+    assert ecs.running() == everywhere(NEW)
+    document = answer(result)
+    assert document["outcome"] == "deployed"
+    assert document["services"]["relay"] == {
+        "from": "okuru-dev-relay:1",
+        "image": OLD,
+        "to": "okuru-dev-relay:2",
+    }
+
+
+def test_a_deploy_changes_the_image_and_the_version_and_nothing_else(ecs: Agents) -> None:
+    before = ecs.definition("okuru-dev-worker:1")
+    deploy()
+    after = ecs.definition("okuru-dev-worker:2")
+    for each in (before, after):
+        for made_by_ecs in ("revision", "taskDefinitionArn"):
+            del each[made_by_ecs]
+    ours = before["containerDefinitions"][0]
+    ours["image"] = NEW
+    ours["environment"][0]["value"] = "v2"
+    ours["dockerLabels"]["com.datadoghq.tags.version"] = "v2"
+    assert after == before
+
+
+def test_what_terraform_has_registered_since_goes_live(ecs: Agents) -> None:
+    define(ecs, "beat", ephemeralStorage={"sizeInGiB": 30})
+    deploy()
+    assert ecs.definition("okuru-dev-beat")["ephemeralStorage"] == {"sizeInGiB": 30}
+    assert ecs.container("beat")["image"] == NEW
+
+
+def test_the_migration_runs_first_where_the_api_runs(ecs: Agents) -> None:
+    deploy()
+    (run,) = ecs.runs
+    assert run["taskDefinition"].endswith("okuru-dev-web:2")
+    assert run["overrides"] == {
+        "containerOverrides": [{"name": "web", "command": ["okuru", "migrate", "up"]}]
+    }
+    assert run["launchType"] == "FARGATE"
+    assert run["networkConfiguration"]["awsvpcConfiguration"]["subnets"]
+
+
+def test_who_runs_tasks_changes_before_who_stages_them(ecs: Agents) -> None:
+    deploy()
+    order = [name.removeprefix("okuru-dev-") for name, _ in ecs.updates]
+    assert order == [*CONSUMERS, *OTHERS]
+    assert set(CONSUMERS) >= {"worker", "jobs"}
+    assert "web" in OTHERS
+
+
+@pytest.mark.parametrize("code", [1, None])
+def test_a_migration_that_fails_changes_no_service(ecs: Agents, code: int | None) -> None:
+    ecs.exit_code = code
+    logs = boto3.client("logs")
+    result = deploy()
+    assert result.exit_code == 1
+    assert f"ended with exit code {code}: Essential container" in result.stderr
+    assert "it logged nothing" in result.stderr or "log group" in result.stderr
+    assert ecs.updates == []
+    assert answer(result)["outcome"] == "refused"
+    assert logs is not None
+
+
+def test_the_log_of_a_failed_migration_is_shown(
+    ecs: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ecs.exit_code = 1
+    logs = boto3.client("logs")
+    logs.create_log_group(logGroupName="/okuru/dev/web")
+    run_task = ecs.run_task
+
+    def run_and_log(**wanted: Any) -> Any:
+        started = run_task(**wanted)
+        task = started["tasks"][0]["taskArn"].rpartition("/")[2]
+        place = {"logGroupName": "/okuru/dev/web", "logStreamName": f"okuru/web/{task}"}
+        logs.create_log_stream(**place)
+        event = {"timestamp": 1, "message": "lock timeout"}
+        logs.put_log_events(**place, logEvents=[event])
+        return started
+
+    monkeypatch.setattr(ecs, "run_task", run_and_log)
+    assert "| lock timeout" in deploy().stderr
+
+
+@pytest.mark.parametrize("broken", ["jobs", "web"])
+def test_a_service_that_is_given_up_takes_all_others_back(ecs: Agents, broken: str) -> None:
+    ecs.broken = {f"okuru-dev-{broken}"}
+    result = deploy()
+    assert result.exit_code == 1
+    assert f"{broken} does not become stable" in result.stderr
+    assert f"(okuru-dev-{broken}) says what ECS says" in result.stderr
+    assert ecs.running() == everywhere(OLD)
+    assert answer(result)["outcome"] == "rolled-back"
+    touched = {name for name, _ in ecs.updates}
+    assert ("okuru-dev-web" in touched) == (broken == "web")  # the second wave never began
+
+
+def test_time_that_is_over_takes_them_back(ecs: Agents) -> None:
+    ecs.stuck = {"okuru-dev-beat"}
+    result = deploy("--timeout", "0.5")
+    assert result.exit_code == 1
+    assert "not stable after" in result.stderr
+    assert ecs.running() == everywhere(OLD)
+
+
+def test_a_cancelled_deploy_takes_them_back(ecs: Agents) -> None:
+    ecs.stop_at = "okuru-dev-relay"
+    result = deploy()
+    assert result.exit_code == 1
+    assert "told to stop" in result.stderr
+    assert ecs.running() == everywhere(OLD)
+
+
+def test_a_way_back_that_is_closed_is_said_loudly(ecs: Agents) -> None:
+    ecs.stuck = {"okuru-dev-web"}
+    first = define(ecs, "web")  # so that the old revision is not what runs, and web is stuck twice
+    ecs.update_service(cluster="okuru-dev", service="okuru-dev-web", taskDefinition=first)
+    ecs.updates.clear()
+    result = deploy("--timeout", "0.5")
+    assert result.exit_code == 1
+    assert "a deployment is under way: web" in result.stderr
+    assert ecs.updates == []
+
+
+def test_a_dry_run_changes_nothing(ecs: Agents) -> None:
+    result = deploy("--dry-run")
+    assert result.exit_code == 0
+    assert "okuru-dev-web:1" in result.stderr
+    assert answer(result)["outcome"] == "dry-run"
+    assert (ecs.updates, ecs.runs) == ([], [])
+    assert ecs.definition("okuru-dev-web")["revision"] == 1
+
+
+def test_a_service_that_is_missing_is_named_before_anything_changes(ecs: Agents) -> None:
+    for process in ("relay", "beat"):
+        ecs.delete_service(cluster="okuru-dev", service=f"okuru-dev-{process}", force=True)
+    result = deploy()
+    assert result.exit_code == 1
+    assert "has no okuru-dev-relay, okuru-dev-beat" in result.stderr
+    assert ecs.definition("okuru-dev-web")["revision"] == 1
+
+
+def test_an_image_by_its_tag_is_refused(ecs: Agents) -> None:
+    assert deploy(image=f"{REPOSITORY}:latest").exit_code == 2
+
+
+def test_the_task_of_the_operators_has_the_same_image(ecs: Agents) -> None:
+    define(ecs, "operator")
+    deploy()
+    assert ecs.container("operator")["image"] == NEW
+
+
+# --- the API, asked at the end ------------------------------------------------------------------
+
+
+class Api(BaseHTTPRequestHandler):
+    ready = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.ready if self.path == "/readyz" else 200)
+        self.end_headers()
+        self.wfile.write(b'{"openapi": "3.1.0", "paths": {}}')
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    smoke = command.smoke
+    monkeypatch.setattr(command, "smoke", lambda url: smoke(url, patience=0, every=0))
+    server = HTTPServer(("127.0.0.1", 0), Api)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def passing(aws: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """moto answers for AWS only."""
+    from moto.core import responses_mock
+
+    responses_mock.add_passthru("http://127.0.0.1")
+
+
+def test_an_api_that_is_well_ends_the_deploy(ecs: Agents, api: str, passing: None) -> None:
+    result = deploy("--url", api)
+    assert result.exit_code == 0, result.stderr
+    assert "healthy and ready" in result.stderr
+
+
+def test_an_api_that_is_not_ready_takes_everything_back(
+    ecs: Agents, api: str, passing: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Api, "ready", 503)
+    result = deploy("--url", api)
+    assert result.exit_code == 1
+    assert "/readyz answered 503" in result.stderr
+    assert ecs.running() == everywhere(OLD)
+
+
+# --- rollback -----------------------------------------------------------------------------------
+
+
+def test_a_rollback_goes_back_one_deploy_each_time(ecs: Agents) -> None:
+    third = f"{REPOSITORY}@sha256:{'2' * 64}"
+    deploy()
+    deploy(image=third)
+    assert ecs.running() == everywhere(third)
+    ecs.updates.clear()
+    assert okuru("rollback").exit_code == 0
+    assert ecs.running() == everywhere(NEW)
+    order = [name.removeprefix("okuru-dev-") for name, _ in ecs.updates]
+    assert order == [*OTHERS, *CONSUMERS]
+    assert okuru("rollback").exit_code == 0
+    assert ecs.running() == everywhere(OLD)
+    result = okuru("rollback")
+    assert result.exit_code == 1
+    assert "Name the revision" in result.stderr
+
+
+def test_a_rollback_steps_over_what_failed(ecs: Agents) -> None:
+    deploy()
+    ecs.broken = {"okuru-dev-beat"}
+    assert deploy(image=f"{REPOSITORY}@sha256:{'2' * 64}").exit_code == 1
+    ecs.broken = set()
+    assert okuru("rollback").exit_code == 0
+    assert ecs.running() == everywhere(OLD)
+
+
+def test_one_service_goes_back_alone(ecs: Agents) -> None:
+    deploy()
+    result = okuru("rollback", "--service", "web")
+    assert result.exit_code == 0, result.stderr
+    assert ecs.running() == {**everywhere(NEW), "web": OLD}
+
+
+def test_one_service_goes_to_a_revision_by_its_number(ecs: Agents) -> None:
+    deploy()
+    deploy(image=f"{REPOSITORY}@sha256:{'2' * 64}")
+    assert okuru("rollback", "--service", "worker", "--revision", "1").exit_code == 0
+    assert ecs.running()["worker"] == OLD
+
+
+def test_a_dry_rollback_changes_nothing(ecs: Agents) -> None:
+    deploy()
+    ecs.updates.clear()
+    result = okuru("rollback", "--dry-run")
+    assert answer(result)["services"]["web"] == {
+        "from": "okuru-dev-web:2",
+        "to": "okuru-dev-web:1",
+    }
+    assert ecs.updates == []
+
+
+@pytest.mark.parametrize("arguments", [("--revision", "1"), ("--service", "nobody")])
+def test_a_rollback_that_makes_no_sense_is_refused(ecs: Agents, arguments: tuple[str, str]) -> None:
+    assert okuru("rollback", *arguments).exit_code == 2
+
+
+def test_each_revision_remembers_the_one_before(ecs: Agents) -> None:
+    deploy()
+    found = ecs.describe_task_definition(taskDefinition="okuru-dev-web", include=["TAGS"])
+    tags = {tag["key"]: tag["value"] for tag in found["tags"]}
+    assert tags.pop(PREVIOUS).endswith("okuru-dev-web:1")
+    assert tags == {"Service": "web"}
