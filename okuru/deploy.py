@@ -125,7 +125,7 @@ def deploy(
                     cluster.wait(part, timeout=timeout, say=_say)
                 if url:
                     smoke(url)
-            except (DeployError, BotoCoreError, ClientError, KeyboardInterrupt) as error:
+            except (Exception, KeyboardInterrupt) as error:
                 _say(f"failed: {_reason(error)}")
                 back = {name: before[name].revision for name in reversed(touched)}
                 result["outcome"] = "rolled-back" if back else "refused"

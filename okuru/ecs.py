@@ -118,7 +118,7 @@ class Cluster:
         found = self._ecs.describe_task_definition(taskDefinition=family, include=["TAGS"])
         # What can be registered, and nothing that ECS itself added.
         operation = self._ecs.meta.service_model.operation_model("RegisterTaskDefinition")
-        known = operation.input_shape.members
+        known = operation.input_shape.members if operation.input_shape else {}
         wanted: dict[str, Any] = {
             name: value for name, value in found["taskDefinition"].items() if name in known
         }

@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import pytest
 import yaml
 
 from app import config
+from tasks.engine import queues, sqs
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "Dockerfile"
@@ -225,6 +225,7 @@ def image(
         "QUEUE_URL_PREFIX": f"{sqs_url}/000000000000/image-{worker_id}-",
     }
     replay = Replay(tmp_path_factory.mktemp("image"), servers)
+    assert replay.run("okuru", "queues", "create").returncode == 0
     yield replay
     replay.end()
 
@@ -243,11 +244,9 @@ def test_the_image_has_no_requirement_of_the_tests(image: Replay) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        "okuru --help",
         "okuru health --help",
         "okuru migrate up",
-        "okuru queues create",
-        "okuru dlq list --help",
+        "okuru queues check",
         "okuru deploy --help",
         "celery -A tasks inspect --help",
         "gunicorn --check-config --config app/server.py 'app:create_app()'",
@@ -261,15 +260,22 @@ def test_the_image_suffices_for(image: Replay, command: str) -> None:
 @pytest.mark.parametrize("name", LINES)
 def test_every_process_starts_and_ends_when_told(image: Replay, name: str) -> None:
     """By TERM, sent to the one process that the container has."""
-    assert image.run("okuru", "queues", "create").returncode == 0
     port, metrics = free_port(), free_port()
     process = image.start(
-        LINES[name], PORT=str(port), METRICS_PORT=str(metrics), WORKER_COUNT="1", POLL_WAIT="1"
+        LINES[name],
+        PORT=str(port),
+        METRICS_PORT=str(metrics),
+        WORKER_COUNT="1",
+        POLL_WAIT="1",
+        SWEEP_INTERVAL="0.5",
     )
     try:
-        up = answers(f"http://127.0.0.1:{metrics}/metrics", process)
+        if name == "beat":
+            up = within(process, lambda: waiting(image, "maintenance") > 0)
+        else:
+            up = within(process, lambda: answers(f"http://127.0.0.1:{metrics}/metrics"))
         if name == "web":
-            up = up and answers(f"http://127.0.0.1:{port}/readyz", process)
+            up = up and within(process, lambda: answers(f"http://127.0.0.1:{port}/readyz"))
         process.terminate()
         said, _ = process.communicate(timeout=30)
     finally:
@@ -285,15 +291,26 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def answers(url: str, process: subprocess.Popen[str]) -> bool:
-    deadline = time.monotonic() + 30
+def within(process: subprocess.Popen[str], condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=1) as response:
-                return bool(response.status == 200)
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.05)
+        if condition():
+            return True
+        time.sleep(0.05)
     return False
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=1) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def waiting(image: Replay, queue: str) -> int:
+    client = sqs.client("ap-northeast-1", endpoint_url=image.servers["AWS_ENDPOINT_URL"])
+    return queues.depth(client, image.servers["QUEUE_URL_PREFIX"] + queue).visible
 
 
 # --- compose.yaml -------------------------------------------------------------------------------
