@@ -27,7 +27,16 @@ SETTINGS = (
 )
 
 
-def run() -> None:
+#: What is the same for a database and for a file of SQL.
+OPTIONS = {
+    "target_metadata": db.Base.metadata,
+    "compare_server_default": True,
+    "transaction_per_migration": True,
+}
+
+
+def migrate() -> None:
+    """Change the database, taking turns with other migrators."""
     url = context.config.attributes.get("database_url") or os.environ["DATABASE_URL"]
     engine = db.engine_for(url, db.OPERATOR)
     with engine.connect() as connection:
@@ -35,15 +44,22 @@ def run() -> None:
             connection.execute(text(setting))
         connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": MIGRATION_LOCK})
         connection.commit()  # the lock is the session's and stays
-        context.configure(
-            connection=connection,
-            target_metadata=db.Base.metadata,
-            compare_server_default=True,
-            transaction_per_migration=True,
-        )
+        context.configure(connection=connection, **OPTIONS)
         with context.begin_transaction():
             context.run_migrations()
     engine.dispose()
 
 
-run()
+def write() -> None:
+    """Write the SQL instead (`alembic upgrade --sql`): to be read, and checked by squawk."""
+    context.configure(dialect_name="postgresql", literal_binds=True, **OPTIONS)
+    for setting in SETTINGS:
+        context.execute(setting)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+if context.is_offline_mode():
+    write()
+else:
+    migrate()

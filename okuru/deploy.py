@@ -38,7 +38,7 @@ timeout_option = click.option(
     type=click.FloatRange(0),
     default=1800,
     show_default=True,
-    help="Seconds for the services to become stable. A job that runs is not cut off: 900 of them.",
+    help="Seconds for the whole way, and for the way back. Jobs that run are waited for: 900 s.",
 )
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done.")
 json_option = click.option(
@@ -51,9 +51,6 @@ json_option = click.option(
 @click.option("--image", required=True, metavar="NAME@sha256:…", help="By digest.")
 @click.option("--version", required=True, help="What traces and metrics call it: its tag.")
 @click.option("--url", metavar="URL", help="The API's address, to be asked at the end.")
-@click.option(
-    "--migrate-timeout", type=click.FloatRange(0), default=1800, show_default=True, help="Seconds."
-)
 @timeout_option
 @dry_run_option
 @json_option
@@ -62,7 +59,6 @@ def deploy(
     image: str,
     version: str,
     url: str | None,
-    migrate_timeout: float,
     timeout: float,
     *,
     dry_run: bool,
@@ -110,11 +106,12 @@ def deploy(
             result["services"][name]["to"] = short(revision)
 
         touched: list[str] = []
+        deadline = time.monotonic() + timeout
         with _interruptible():
             try:
                 _say(f"migrating: `{' '.join(MIGRATE)}` in {short(wanted[MIGRATOR])}")
                 cluster.run_once(
-                    before[MIGRATOR], wanted[MIGRATOR], MIGRATE, timeout=migrate_timeout, say=_say
+                    before[MIGRATOR], wanted[MIGRATOR], MIGRATE, deadline=deadline, say=_say
                 )
                 for wave in waves():
                     _say(f"updating {', '.join(wave)}")
@@ -122,7 +119,7 @@ def deploy(
                         touched.append(name)  # first: the answer may be lost on the way
                         cluster.update(name, wanted[name])
                     part = {name: wanted[name] for name in wave}
-                    cluster.wait(part, timeout=timeout, say=_say)
+                    cluster.wait(part, deadline=deadline, say=_say)
                 if url:
                     smoke(url)
             except (Exception, KeyboardInterrupt) as error:
@@ -255,7 +252,7 @@ def _go_to(cluster: Cluster, revisions: dict[str, str], timeout: float) -> None:
     _say("going to " + ", ".join(short(revision) for revision in revisions.values()))
     for name, revision in revisions.items():
         cluster.update(name, revision)
-    cluster.wait(revisions, timeout=timeout, say=_say)
+    cluster.wait(revisions, deadline=time.monotonic() + timeout, say=_say)
 
 
 def _require_quiet(services: dict[str, Service]) -> None:

@@ -153,9 +153,9 @@ class Cluster:
         )
 
     def run_once(
-        self, like: Service, revision: str, command: list[str], *, timeout: float, say: Say
+        self, like: Service, revision: str, command: list[str], *, deadline: float, say: Say
     ) -> None:
-        """Run one task, where the service's tasks run, to its end.
+        """Run one task, where the service's tasks run, to its end, until `deadline` (monotonic).
 
         Raises:
             DeployError: it did not start, did not end in time, or its exit code is not 0. What it
@@ -173,7 +173,6 @@ class Cluster:
             reasons = ", ".join(each.get("reason", "") for each in started["failures"])
             raise DeployError(f"`{' '.join(command)}` was not started: {reasons}")
         task = started["tasks"][0]["taskArn"]
-        deadline = time.monotonic() + timeout
         status = ""
         while True:
             now = self._ecs.describe_tasks(cluster=self.name, tasks=[task])["tasks"][0]
@@ -184,8 +183,7 @@ class Cluster:
                 break
             if time.monotonic() > deadline:
                 raise DeployError(
-                    f"`{' '.join(command)}` has not ended after {timeout:.0f} s. "
-                    f"It still runs: {short(task)}"
+                    f"`{' '.join(command)}` has not ended in time. It still runs: {short(task)}"
                 )
             time.sleep(self._every)
         code = next(
@@ -222,13 +220,12 @@ class Cluster:
 
     # --- waiting --------------------------------------------------------------------------------
 
-    def wait(self, wanted: Mapping[str, str], *, timeout: float, say: Say) -> None:
-        """Wait until each of the services runs its revision and nothing else.
+    def wait(self, wanted: Mapping[str, str], *, deadline: float, say: Say) -> None:
+        """Wait until each of the services runs its revision and nothing else, until `deadline`.
 
         Raises:
             DeployError: one of them gave it up (the circuit breaker of ECS), or time is over.
         """
-        deadline = time.monotonic() + timeout
         said: dict[str, str] = {}
         begun: set[str] = set()  # what ECS shows may be older than the last update
         while True:
@@ -255,7 +252,7 @@ class Cluster:
                 for service in waiting:
                     _tell(service, say)
                 names = ", ".join(each.process for each in waiting)
-                raise DeployError(f"not stable after {timeout:.0f} s: {names}")
+                raise DeployError(f"not stable in time: {names}")
             time.sleep(self._every)
 
 

@@ -1,0 +1,131 @@
+"""The workflows: what the linters find, and that the commands in them exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from okuru.cli import main
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / ".github" / "workflows"
+WORKFLOWS = sorted(FOLDER.glob("*.yml"))
+
+#: YAML reads the key `on` as the truth.
+ON: Any = True
+
+
+def load(path: Path) -> dict[Any, Any]:
+    document: dict[Any, Any] = yaml.safe_load(path.read_text())
+    return document
+
+
+def steps(path: Path) -> Iterator[dict[str, Any]]:
+    for job in load(path)["jobs"].values():
+        yield from job["steps"]
+
+
+def test_actionlint_finds_nothing(tool: Callable[[str], str]) -> None:
+    done = subprocess.run([tool("actionlint"), *WORKFLOWS], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_zizmor_finds_nothing(tool: Callable[[str], str]) -> None:
+    done = subprocess.run(
+        [tool("zizmor"), "--offline", "--no-progress", FOLDER], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    # The one that deploy.yml gives the reason of.
+    text = "".join(path.read_text() for path in WORKFLOWS)
+    assert text.count("zizmor: ignore") == 1
+
+
+def test_there_is_one_to_check_one_to_deploy_and_one_to_go_back() -> None:
+    assert [path.stem for path in WORKFLOWS] == ["ci", "deploy", "rollback"]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_every_action_is_pinned_by_its_commit_and_its_version_is_said(path: Path) -> None:
+    used = re.findall(r"uses: (.*)", path.read_text())
+    assert used
+    for each in used:
+        assert re.fullmatch(r"[\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", each), each
+
+
+def test_an_action_has_one_version() -> None:
+    used = {each for path in WORKFLOWS for each in re.findall(r"uses: (\S+)", path.read_text())}
+    assert len(used) == len({each.partition("@")[0] for each in used})
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_job_may_do_what_it_needs(path: Path) -> None:
+    workflow = load(path)
+    assert workflow["permissions"] == {}
+    for job in workflow["jobs"].values():
+        takes_a_role = any("configure-aws" in step.get("uses", "") for step in job["steps"])
+        wanted = {"contents": "read"} | ({"id-token": "write"} if takes_a_role else {})
+        assert job["permissions"] == wanted
+        assert ("environment" in job) == takes_a_role
+        assert job["timeout-minutes"] <= 75
+
+
+def test_no_key_and_no_secret_is_named() -> None:
+    for path in WORKFLOWS:
+        assert "secrets." not in path.read_text()
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_shell_gets_values_from_its_environment(path: Path) -> None:
+    """An expression inside a script is text that somebody else may have written."""
+    for step in steps(path):
+        assert "${{" not in step.get("run", "")
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_every_command_of_the_house_exists(path: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for step in steps(path):
+        script = step.get("run", "")
+        for target in re.findall(r"^make ([a-z-]+)", script, re.M):
+            assert re.search(rf"^{target}:", makefile, re.M), target
+        for file in re.findall(r"^\.ci/\S+", script, re.M):
+            assert (ROOT / file).exists()
+        for line in re.findall(r"python -m okuru (.*)", script):
+            command = main.get_command(click.Context(main), shlex.split(line)[0])  # type: ignore[attr-defined]
+            assert command is not None, line
+            known = {option for each in command.params for option in each.opts}
+            assert set(re.findall(r"--[a-z-]+", script.partition("python -m okuru")[2])) <= known
+
+
+def test_a_deploy_is_of_a_push_to_main_that_has_passed() -> None:
+    workflow = load(FOLDER / "deploy.yml")
+    assert workflow[ON]["workflow_run"] == {
+        "workflows": ["ci"],
+        "types": ["completed"],
+        "branches": ["main"],
+    }
+    (job,) = workflow["jobs"].values()
+    for condition in (
+        "workflow_run.conclusion == 'success'",
+        "workflow_run.event == 'push'",
+        "head_repository.full_name == github.repository",
+    ):
+        assert condition in job["if"]
+    assert job["concurrency"]["cancel-in-progress"] is False
+    assert job["strategy"] == {"max-parallel": 1, "matrix": {"environment": ["dev", "prod"]}}
+
+
+def test_nothing_is_pushed_that_was_not_scanned() -> None:
+    order = [step.get("name", step.get("uses", "")) for step in steps(FOLDER / "deploy.yml")]
+    assert order.index("Build") < order.index("Scan") < order.index("Push") < order.index("Deploy")
+    for step in (step for path in WORKFLOWS for step in steps(path)):
+        if "trivy" in step.get("uses", ""):
+            assert step["with"]["exit-code"] == "1"
