@@ -118,7 +118,7 @@ docker-build: ## Build the image okuru:local (these need Docker; nothing else do
 	docker build --tag okuru:local --build-arg VERSION=$$(git describe --always --dirty) \
 		--build-arg REVISION=$$(git rev-parse HEAD) .
 
-docker-up: .env.docker ## Run everything in containers, on PORT
+docker-up: docker-build .env.docker ## Run everything in containers, on PORT
 	$(COMPOSE) up --build --detach
 
 docker-down: .env.docker ## Stop them (ARGS=--volumes deletes the data, too)

@@ -165,7 +165,7 @@ class Cluster:
             cluster=self.name,
             taskDefinition=revision,
             count=1,
-            startedBy="okuru deploy",
+            startedBy="okuru-deploy",
             overrides={"containerOverrides": [{"name": like.process, "command": command}]},
             **like.placement,
         )
