@@ -266,6 +266,7 @@ def test_who_runs_tasks_changes_before_who_stages_them(ecs: Agents) -> None:
     order = [name.removeprefix("okuru-dev-") for name, _ in ecs.updates]
     assert order == [*CONSUMERS, *OTHERS]
     assert set(CONSUMERS) >= {"worker", "jobs"}
+    assert not {"web", "relay", "beat"} & set(CONSUMERS)
     assert "web" in OTHERS
 
 
