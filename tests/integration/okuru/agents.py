@@ -1,0 +1,147 @@
+"""moto's ECS, with somebody who does what it is told.
+
+moto keeps the cluster, the task definitions, the tasks and the tags. It starts no container, so
+that `Agents` plays the part of ECS that does: services change step by step, or are given up.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+from okuru.deploy import processes
+
+REPOSITORY = "111111111111.dkr.ecr.ap-northeast-1.amazonaws.com/okuru-dev"
+OLD = f"{REPOSITORY}@sha256:{'0' * 64}"
+NEW = f"{REPOSITORY}@sha256:{'1' * 64}"
+
+
+class Agents:
+    """A client of ECS whose services run what they are told to, two looks later."""
+
+    def __init__(self, ecs: Any) -> None:
+        self._ecs = ecs
+        self.exit_code: int | None = 0
+        self.broken: set[str] = set()
+        """Services whose next revision never becomes healthy."""
+        self.stuck: set[str] = set()
+        self.updates: list[tuple[str, str]] = []
+        self.runs: list[dict[str, Any]] = []
+        self.stop_at: str | None = None
+        """The service at whose update somebody cancels the deploy."""
+        self._running: dict[str, str] = {}
+        self._looks: dict[str, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ecs, name)
+
+    def update_service(self, **wanted: Any) -> Any:
+        name = wanted["service"]
+        self.updates.append((name, wanted["taskDefinition"]))
+        self._looks[name] = 0
+        answer = self._ecs.update_service(**wanted)
+        if name == self.stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return answer
+
+    def describe_services(self, **wanted: Any) -> Any:
+        answer = self._ecs.describe_services(**wanted)
+        for service in answer["services"]:
+            if service["status"] == "ACTIVE":
+                self._show(service)
+        return answer
+
+    def _show(self, service: dict[str, Any]) -> None:
+        name, target = service["serviceName"], service["taskDefinition"]
+        old = self._running.setdefault(name, target)
+        service["runningCount"] = service["desiredCount"]
+        service["events"] = [{"message": f"({name}) says what ECS says"}]
+        primary = {"status": "PRIMARY", "taskDefinition": target, "rolloutState": "COMPLETED"}
+        service["deployments"] = [primary]
+        if target == old:
+            return
+        self._looks[name] += 1
+        if self._looks[name] == 1:
+            primary["taskDefinition"] = old  # what it shows is older than the update
+        elif name in self.broken and self._looks[name] > 2:
+            # What the circuit breaker does: the old deployment is the primary one again.
+            service["deployments"] = [{**primary, "taskDefinition": old}]
+        elif self._looks[name] < 4 or name in self.stuck:
+            primary["rolloutState"] = "IN_PROGRESS"
+            before = {**primary, "status": "ACTIVE", "taskDefinition": old}
+            service["deployments"] = [primary, before]
+        else:
+            self._running[name] = target
+
+    def run_task(self, **wanted: Any) -> Any:
+        self.runs.append(wanted)
+        return self._ecs.run_task(**wanted)
+
+    def describe_tasks(self, **wanted: Any) -> Any:
+        answer = self._ecs.describe_tasks(**wanted)
+        for task in answer["tasks"]:
+            code = {} if self.exit_code is None else {"exitCode": self.exit_code}
+            task["containers"] = [{"name": "datadog", "exitCode": 0}, {"name": "web", **code}]
+            task["stoppedReason"] = "Essential container in task exited"
+        return answer
+
+    def running(self) -> dict[str, str]:
+        """The image that each service is meant to run."""
+        images = {}
+        for process in processes():
+            name = f"okuru-dev-{process}"
+            (service,) = self._ecs.describe_services(cluster="okuru-dev", services=[name])[
+                "services"
+            ]
+            images[process] = self.container(process, service["taskDefinition"])["image"]
+        return images
+
+    def container(self, process: str, revision: str | None = None) -> dict[str, Any]:
+        found = self.definition(revision or f"okuru-dev-{process}")["containerDefinitions"]
+        (container,) = [each for each in found if each["name"] == process]
+        return dict(container)
+
+    def definition(self, revision: str) -> dict[str, Any]:
+        return dict(self._ecs.describe_task_definition(taskDefinition=revision)["taskDefinition"])
+
+
+def define(ecs: Any, process: str, image: str = OLD, **more: Any) -> str:
+    """As Terraform does it."""
+    made = ecs.register_task_definition(
+        family=f"okuru-dev-{process}",
+        networkMode="awsvpc",
+        requiresCompatibilities=["FARGATE"],
+        cpu="512",
+        memory="1024",
+        executionRoleArn="arn:aws:iam::111111111111:role/execution",
+        taskRoleArn=f"arn:aws:iam::111111111111:role/{process}",
+        volumes=[{"name": "tmp"}],
+        runtimePlatform={"operatingSystemFamily": "LINUX", "cpuArchitecture": "X86_64"},
+        containerDefinitions=[
+            {
+                "name": process,
+                "image": image,
+                "memory": 512,
+                "stopTimeout": 120,
+                "readonlyRootFilesystem": True,
+                "environment": [
+                    {"name": "DD_VERSION", "value": "old"},
+                    {"name": "ENVIRONMENT", "value": "production"},
+                ],
+                "dockerLabels": {"com.datadoghq.tags.version": "old"},
+                "logConfiguration": {
+                    "logDriver": "awslogs",
+                    "options": {
+                        "awslogs-group": f"/okuru/dev/{process}",
+                        "awslogs-stream-prefix": "okuru",
+                    },
+                },
+            },
+            # moto adds it up, where ECS does without.
+            {"name": "datadog", "image": "agent@sha256:abc", "essential": False, "memory": 256},
+        ],
+        tags=[{"key": "Service", "value": process}],
+        **more,
+    )
+    return str(made["taskDefinition"]["taskDefinitionArn"])
