@@ -19,6 +19,7 @@ COMMANDS = {
     "messages": "okuru.messages:messages",
     "deploy": "okuru.deploy:deploy",
     "rollback": "okuru.deploy:rollback",
+    "datadog": "okuru.datadog:datadog",
     "reset-db": "okuru.reset_db:reset_db",
 }
 

@@ -1,0 +1,95 @@
+"""The files of `terraform/datadog`, with the values of an environment in them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Kind = Literal["slo", "monitor", "dashboard"]
+
+FOLDER = Path(__file__).parents[2] / "terraform" / "datadog"
+#: By these Datadog's objects are known as ours.
+MANAGED = "managed-by:okuru"
+KEY = "okuru-key:"
+
+_PLACEHOLDER = re.compile(r"\$\{([a-z:-]+)\}")
+
+
+class Unusable(Exception):
+    """A file that cannot be used, with the reason."""
+
+
+@dataclass(frozen=True)
+class Definition:
+    """One file: what an object in Datadog shall be."""
+
+    kind: Kind
+    key: str
+    body: dict[str, Any]
+
+    def filled(self, values: Mapping[str, str]) -> Definition:
+        """The same with each `${name}` replaced; Unusable names one that is not known."""
+        return Definition(self.kind, self.key, _filled(self.body, values, self))
+
+
+def load(folder: Path, *, env: str, notify: str, docs: str, extended: bool) -> list[Definition]:
+    """Every file that applies, in the order in which they depend on each other.
+
+    What only Datadog knows, the ids of objectives (`${slo:key}`), is still to be filled in.
+
+    Args:
+        notify: whom the monitors tell, such as `@slack-okuru`.
+        docs: what stands before `docs/runbook.md` in a link.
+        extended: the monitors of `monitors/extended` too.
+    """
+    values = {"env": env, "notify": notify, "docs": docs}
+    monitors = [folder / "monitors", *([folder / "monitors/extended"] if extended else [])]
+    found = [
+        *_read("slo", [folder / "slos"], env),
+        *_read("monitor", monitors, env),
+        Definition("dashboard", "overview", _dashboard(folder / "dashboard.json")),
+    ]
+    known = {f"slo:{each.key}": f"${{slo:{each.key}}}" for each in found if each.kind == "slo"}
+    return [each.filled({**values, **known}) for each in found]
+
+
+def _read(kind: Kind, folders: list[Path], env: str) -> Iterator[Definition]:
+    for folder in folders:
+        for path in sorted(folder.glob("*.json")):
+            body = _json(path)
+            body["tags"] = [*body.get("tags", []), MANAGED, f"{KEY}{path.stem}", f"env:{env}"]
+            yield Definition(kind, path.stem, body)
+
+
+def _dashboard(path: Path) -> dict[str, Any]:
+    """A dashboard's tags are for teams only: its marks stand in its description."""
+    body = _json(path)
+    body["description"] = f"{body.get('description', '')}\n\n{MANAGED} {KEY}overview".strip()
+    return body
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        body: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise Unusable(f"{path} is not there: run this in a checkout of the repository") from error
+    except ValueError as error:
+        raise Unusable(f"{path} is no JSON: {error}") from error
+    return body
+
+
+def _filled(value: Any, values: Mapping[str, str], definition: Definition) -> Any:
+    if isinstance(value, dict):
+        return {name: _filled(each, values, definition) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_filled(each, values, definition) for each in value]
+    if not isinstance(value, str):
+        return value
+    if missing := set(_PLACEHOLDER.findall(value)) - values.keys():
+        names = ", ".join(f"${{{name}}}" for name in sorted(missing))
+        raise Unusable(f"{definition.kind} {definition.key} asks for {names}, which nothing gives")
+    return _PLACEHOLDER.sub(lambda found: values[found[1]], value)
