@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from okuru.datadog.files import FOLDER, Definition, Unusable, load
-from okuru.operating import console
 
 #: Characters of a value that the table of differences shows.
 MAX_VALUE = 60
@@ -145,6 +144,8 @@ def _readable() -> Iterator[None]:
 
 
 def _show(steps: list[dict[str, Any]]) -> None:
+    from okuru.operating import console  # and with it the whole application
+
     table = Table("object", "key", "action", "field", "is", "shall be")
     for step in steps:
         changes = step["changes"] or [None]

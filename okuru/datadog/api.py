@@ -216,8 +216,9 @@ def explained() -> Iterator[None]:
     except ApiException as error:
         said = _said(error)
         if error.status == 401:
-            raise click.ClickException(f"Datadog knows no such key (401{said}): see DD_API_KEY and"
-                " DD_SITE") from error  # fmt: skip
+            raise click.ClickException(
+                f"Datadog knows no such key (401{said}): see DD_API_KEY and DD_SITE"
+            ) from error
         if error.status == 403:
             raise click.ClickException(
                 f"Datadog refused (403{said}): DD_APP_KEY needs the scopes {SCOPES}, and both keys"
@@ -238,10 +239,10 @@ def explained() -> Iterator[None]:
 
 def _said(error: Any) -> str:
     """Datadog's own words, without anything that may be a key."""
-    try:
-        words = "; ".join(str(each) for each in json.loads(error.body)["errors"])
-    except (KeyError, TypeError, ValueError):
+    said = error.body.get("errors") if isinstance(error.body, dict) else None
+    if not said:
         return ""
+    words = "; ".join(str(each) for each in said)
     for name in ("DD_API_KEY", "DD_APP_KEY"):
         if key := os.environ.get(name):
             words = words.replace(key, "***")
