@@ -135,23 +135,27 @@ class Datadog:
 
     def update(self, found: Found, definition: Definition) -> None:
         """Give the object that was found what the definition says."""
+        answer: Any
         # An update's body is of the same form, but the client has a class of its own for it.
         body: Any = definition.body
         if found.kind == "slo":
-            self._slos.update_slo(found.id, body)
+            answer = self._slos.update_slo(found.id, body)
         elif found.kind == "monitor":
-            self._monitors.update_monitor(found.id, body)
+            answer = self._monitors.update_monitor(found.id, body)
         else:
-            self._dashboards.update_dashboard(found.id, body)
+            answer = self._dashboards.update_dashboard(found.id, body)
+        _json(answer)
 
     def delete(self, found: Found) -> None:
         """Delete one that bears our mark."""
+        answer: Any
         if found.kind == "slo":
-            self._slos.delete_slo(found.id)
+            answer = self._slos.delete_slo(found.id)
         elif found.kind == "monitor":
-            self._monitors.delete_monitor(found.id)
+            answer = self._monitors.delete_monitor(found.id)
         else:
-            self._dashboards.delete_dashboard(found.id)
+            answer = self._dashboards.delete_dashboard(found.id)
+        _json(answer)
 
 
 def _configuration(environ: Mapping[str, str], api_url: str | None) -> Any:
@@ -193,7 +197,10 @@ def _configuration(environ: Mapping[str, str], api_url: str | None) -> Any:
 
 
 def _json(answer: Any) -> Any:
-    """The JSON of an answer that the client, told so, has not turned into models."""
+    """The JSON of an answer that the client, told so, has not turned into models.
+
+    One that nobody reads would keep its connection from the next request.
+    """
     return json.loads(answer.data)
 
 

@@ -1,4 +1,8 @@
-"""`okuru datadog sync` as a process, against an account on a real socket."""
+"""`okuru datadog sync` against an account on a real socket.
+
+Where it matters the command is a process of its own. Elsewhere it runs in this one, and with a
+dashboard of two widgets: that of the house takes the client's models a second to read.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,15 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from okuru.cli import main
 from okuru.datadog.files import FOLDER
 from tests.infra.datadog_stub import API_KEY, APP_KEY, Account, serving
 
@@ -31,8 +37,12 @@ def account() -> Iterator[Account]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the files, to be changed."""
-    return Path(shutil.copytree(FOLDER, tmp_path / "datadog"))
+    """A copy of the files, to be changed, with less of the dashboard."""
+    folder = Path(shutil.copytree(FOLDER, tmp_path / "datadog"))
+    dashboard = json.loads((folder / "dashboard.json").read_text())
+    dashboard["widgets"] = dashboard["widgets"][:2]
+    (folder / "dashboard.json").write_text(json.dumps(dashboard))
+    return folder
 
 
 @dataclass(frozen=True)
@@ -46,25 +56,57 @@ class Ended:
         return json.loads(self.out)
 
 
-def okuru(*arguments: str, **environ: str | None) -> Ended:
-    """The command as a process of its own; its output never has a key."""
-    wanted = {"DD_API_KEY": API_KEY, "DD_APP_KEY": APP_KEY, **environ}
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("DD_")}
-    environment = {**inherited, "PYTHONPATH": str(ROOT)}
-    environment |= {name: value for name, value in wanted.items() if value is not None}
-    command = [sys.executable, "-c", "from okuru.cli import main; main()", "datadog", *arguments]
-    done = subprocess.run(
-        command, env=environment, cwd="/", capture_output=True, text=True, timeout=90, check=False
-    )
+def environment(changes: dict[str, str | None]) -> dict[str, str | None]:
+    """Both keys, and nothing else that Datadog's client would read."""
+    inherited: dict[str, str | None] = {
+        name: None for name in os.environ if name.startswith(("DD_", "OKURU_DOCS"))
+    }
+    return {**inherited, "DD_API_KEY": API_KEY, "DD_APP_KEY": APP_KEY, **changes}
+
+
+def keyless(ended: Ended) -> Ended:
+    """Whatever happens, no key is ever told."""
     for key in (API_KEY, APP_KEY):
-        assert key not in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return Ended(done.returncode, done.stdout, done.stderr)
+        assert key not in ended.out + ended.err
+    assert "Traceback" not in ended.err
+    return ended
 
 
-def sync(account: Account, *arguments: str, **environ: str | None) -> Ended:
-    given = ("--api-url", account.url, "--notify", "@slack-okuru", *arguments)
-    return okuru("sync", *given, **environ)
+def okuru(*arguments: str, **changes: str | None) -> Ended:
+    """The command in this process."""
+    done = CliRunner().invoke(main, ["datadog", *arguments], env=environment(changes))
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return keyless(Ended(done.exit_code, done.stdout, done.stderr))
+
+
+def okuru_process(*arguments: str, **changes: str | None) -> Ended:
+    """The command as a process of its own, outside the checkout."""
+    wanted = {**os.environ, **environment({"PYTHONPATH": str(ROOT), **changes})}
+    done = subprocess.run(
+        [sys.executable, "-c", "from okuru.cli import main; main()", "datadog", *arguments],
+        env={name: value for name, value in wanted.items() if value is not None},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    return keyless(Ended(done.returncode, done.stdout, done.stderr))
+
+
+Sync = Callable[..., Ended]
+
+
+@pytest.fixture
+def sync(account: Account, folder: Path) -> Sync:
+    """`okuru datadog sync` to the account, from the folder."""
+
+    def run(*arguments: str, **changes: str | None) -> Ended:
+        given = ("--api-url", account.url, "--notify", "@slack-okuru", "--folder", str(folder))
+        return okuru("sync", *given, *arguments, **changes)
+
+    return run
 
 
 def counted(ended: Ended) -> Counter[str]:
@@ -80,16 +122,21 @@ def change(folder: Path, path: str, **options: Any) -> None:
 
 
 def test_the_first_run_makes_everything_and_the_second_writes_nothing(account: Account) -> None:
-    assert counted(sync(account, "--json")) == {"create": ALL}
+    """As it is used: a process, and the files of the house."""
+    arguments = ("sync", "--api-url", account.url, "--notify", "@slack-okuru")
+    first = okuru_process(*arguments)
+    assert first.code == 0, first.err
+    assert f"prod: {ALL} create\n" in first.out
     assert len(account.writes()) == ALL
     assert (len(account.slos), len(account.monitors), len(account.dashboards)) == (3, 8, 1)
+    assert "${" not in account.everything()
 
-    assert counted(sync(account, "--json")) == {"unchanged": ALL}
+    assert counted(okuru_process(*arguments, "--json")) == {"unchanged": ALL}
     assert account.writes() == []
 
 
-def test_what_is_made_is_filled_in(account: Account) -> None:
-    sync(account, "--extended-alerts", "--env", "dev", "--docs-url", "https://example.com/main")
+def test_what_is_made_is_filled_in(account: Account, sync: Sync) -> None:
+    sync("--extended-alerts", "--env", "dev", "--docs-url", "https://example.com/main")
     whole = account.everything()
     assert "${" not in whole
     (availability,) = [
@@ -104,8 +151,8 @@ def test_what_is_made_is_filled_in(account: Account) -> None:
     assert {"managed-by:okuru", "env:dev"} <= set(fast["tags"])
 
 
-def test_one_threshold_is_one_update(account: Account, folder: Path) -> None:
-    sync(account, "--json")
+def test_one_threshold_is_one_update(account: Account, folder: Path, sync: Sync) -> None:
+    sync("--json")
     account.writes()
     (identity,) = [
         name for name, each in account.monitors.items() if "okuru-key:rds-cpu" in each["tags"]
@@ -114,7 +161,7 @@ def test_one_threshold_is_one_update(account: Account, folder: Path) -> None:
     file = folder / "monitors/rds-cpu.json"
     file.write_text(file.read_text().replace("> 80", "> 90"))
 
-    ended = sync(account, "--folder", str(folder), "--json")
+    ended = sync("--json")
     assert counted(ended) == {"update": 1, "unchanged": ALL - 1}
     assert account.writes() == [("PUT", f"/api/v1/monitor/{identity}")]
     (step,) = [item for item in ended.json["items"] if item["action"] == "update"]
@@ -124,31 +171,31 @@ def test_one_threshold_is_one_update(account: Account, folder: Path) -> None:
     assert query["shall_be"] == query["is_now"].replace("> 80", "> 90")
     assert critical == {"path": "options.thresholds.critical", "is_now": 80, "shall_be": 90}
     assert account.monitors[identity]["options"]["thresholds"]["critical"] == 90
-    assert counted(sync(account, "--folder", str(folder), "--json")) == {"unchanged": ALL}
+    assert counted(sync("--json")) == {"unchanged": ALL}
 
 
-def test_what_someone_changed_by_hand_is_changed_back(account: Account) -> None:
-    sync(account, "--json")
+def test_what_someone_changed_by_hand_is_changed_back(account: Account, sync: Sync) -> None:
+    sync("--json")
     (dashboard,) = account.dashboards.values()
     dashboard["widgets"][1]["definition"]["title"] = "mine"
     (objective, *_) = account.slos.values()
     objective["tags"].remove("service:okuru")
-    ended = sync(account, "--json")
+    ended = sync("--json")
     assert counted(ended) == {"update": 2, "unchanged": ALL - 2}
     paths = [each["path"] for item in ended.json["items"] for each in item["changes"]]
     assert paths == ["tags", "widgets[1].definition.title"]
 
 
-def test_a_dry_run_writes_nothing(account: Account, folder: Path) -> None:
-    ended = sync(account, "--dry-run", "--extended-alerts", "--json")
+def test_a_dry_run_writes_nothing(account: Account, folder: Path, sync: Sync) -> None:
+    ended = sync("--dry-run", "--extended-alerts", "--json")
     assert counted(ended) == {"create": ALL + EXTENDED}
     assert account.writes() == []
 
-    sync(account, "--json")
+    sync("--json")
     before = account.everything()
     account.writes()
     change(folder, "monitors/alb-5xx.json", renotify_interval=45)
-    ended = sync(account, "--dry-run", "--folder", str(folder))
+    ended = sync("--dry-run")
     assert ended.code == 0
     assert "options.renotify_interval" in ended.out
     assert f"prod: {ALL - 1} unchanged, 1 update. Nothing was written: a dry run" in ended.out
@@ -156,7 +203,7 @@ def test_a_dry_run_writes_nothing(account: Account, folder: Path) -> None:
     assert account.everything() == before
 
 
-def test_what_is_not_ours_is_never_touched(account: Account) -> None:
+def test_what_is_not_ours_is_never_touched(account: Account, sync: Sync) -> None:
     """Others' objects, also those that look like ours, and more of them than a page has."""
     for number in range(150):
         account.create("monitor", {"name": f"Theirs {number}", "tags": ["managed-by:okuru"]})
@@ -167,94 +214,94 @@ def test_what_is_not_ours_is_never_touched(account: Account) -> None:
     account.create("monitor", {"name": "Okuru prod: the database's CPU is busy", "tags": []})
     theirs = {kind: dict(account.store(kind)) for kind in ("slo", "monitor", "dashboard")}
 
-    assert counted(sync(account, "--json")) == {"create": ALL}
+    assert counted(sync("--json")) == {"create": ALL}
     # Ours stand on the second page now.
     account.writes()
-    assert counted(sync(account, "--prune", "--json")) == {"unchanged": ALL}
+    assert counted(sync("--prune", "--json")) == {"unchanged": ALL}
     assert account.writes() == []
     for kind, objects in theirs.items():
         assert objects.items() <= account.store(kind).items()
 
 
-def test_two_environments_stand_beside_each_other(account: Account) -> None:
-    sync(account, "--env", "prod", "--json")
-    ended = sync(account, "--env", "dev", "--json")
+def test_two_environments_stand_beside_each_other(account: Account, sync: Sync) -> None:
+    sync("--env", "prod", "--json")
+    ended = sync("--env", "dev", "--json")
     assert counted(ended) == {"create": DEFAULT + OBJECTIVES, "unchanged": DASHBOARDS}
-    assert counted(sync(account, "--env", "prod", "--json")) == {"unchanged": ALL}
+    assert counted(sync("--env", "prod", "--json")) == {"unchanged": ALL}
 
 
-def test_what_has_no_file_is_told_and_deleted_only_if_asked(account: Account) -> None:
-    sync(account, "--extended-alerts", "--json")
+def test_what_has_no_file_is_told_and_deleted_only_if_asked(account: Account, sync: Sync) -> None:
+    sync("--extended-alerts", "--json")
     account.writes()
 
-    ended = sync(account)
+    ended = sync()
     assert f"{EXTENDED} extra" in ended.out
     assert "--prune" in ended.err
     assert account.writes() == []
 
-    assert counted(sync(account, "--prune", "--dry-run", "--json"))["delete"] == EXTENDED
+    assert counted(sync("--prune", "--dry-run", "--json"))["delete"] == EXTENDED
     assert account.writes() == []
 
-    assert counted(sync(account, "--prune", "--json"))["delete"] == EXTENDED
+    assert counted(sync("--prune", "--json"))["delete"] == EXTENDED
     assert [method for method, _ in account.writes()] == ["DELETE"] * EXTENDED
     assert len(account.monitors) == DEFAULT
 
 
-def test_a_second_one_with_the_same_mark_is_extra(account: Account) -> None:
-    sync(account, "--json")
+def test_a_second_one_with_the_same_mark_is_extra(account: Account, sync: Sync) -> None:
+    sync("--json")
     twin = next(each for each in account.monitors.values() if "okuru-key:rds-cpu" in each["tags"])
     account.create("monitor", {key: value for key, value in twin.items() if key != "id"})
-    assert counted(sync(account, "--json")) == {"unchanged": ALL, "extra": 1}
+    assert counted(sync("--json")) == {"unchanged": ALL, "extra": 1}
 
 
 # --- what goes wrong ----------------------------------------------------------------------------
 
 
-def test_it_waits_when_datadog_asks_it_to(account: Account) -> None:
+def test_it_waits_when_datadog_asks_it_to(account: Account, sync: Sync) -> None:
     account.failures = [("GET", 429), ("GET", 503), ("POST", 429)]
-    assert counted(sync(account, "--json")) == {"create": ALL}
+    assert counted(sync("--json")) == {"create": ALL}
     assert account.failures == []
     assert len(account.writes()) == ALL + 1  # one was refused and sent again
 
 
-def test_a_creation_whose_answer_was_lost_is_not_repeated(account: Account) -> None:
+def test_a_creation_whose_answer_was_lost_is_not_repeated(account: Account, sync: Sync) -> None:
     """It would be there twice."""
     account.after_writing = [502]
-    ended = sync(account)
+    ended = sync()
     assert ended.code == 1
     assert "Error: Datadog refused (502: lost on its way)" in ended.err
     assert len(account.writes()) == 1
     # The next run finds it by its mark.
-    assert counted(sync(account, "--json")) == {"create": ALL - 1, "unchanged": 1}
+    assert counted(sync("--json")) == {"create": ALL - 1, "unchanged": 1}
 
 
-def test_an_update_is_repeated(account: Account, folder: Path) -> None:
-    sync(account, "--json")
+def test_an_update_is_repeated(account: Account, folder: Path, sync: Sync) -> None:
+    sync("--json")
     account.writes()
     change(folder, "monitors/alb-5xx.json", renotify_interval=45)
     account.failures = [("PUT", 502)]
-    assert counted(sync(account, "--folder", str(folder), "--json"))["update"] == 1
+    assert counted(sync("--json"))["update"] == 1
     assert [method for method, _ in account.writes()] == ["PUT", "PUT"]
 
 
-def test_a_refusal_says_what_is_missing(account: Account) -> None:
+def test_a_refusal_says_what_is_missing(account: Account, sync: Sync) -> None:
     account.forbidden = True
-    ended = sync(account)
+    ended = sync()
     assert ended.code == 1
     assert "Datadog refused (403: Forbidden for ***): DD_APP_KEY needs the scopes" in ended.err
     assert "monitors_write" in ended.err
     assert account.writes() == []
 
 
-def test_an_unknown_key_is_told(account: Account) -> None:
-    ended = sync(account, DD_API_KEY="another")
+def test_an_unknown_key_is_told(account: Account, sync: Sync) -> None:
+    ended = sync(DD_API_KEY="another")
     assert ended.code == 1
     assert "Datadog knows no such key (401" in ended.err
 
 
 @pytest.mark.parametrize("name", ["DD_API_KEY", "DD_APP_KEY"])
-def test_a_missing_key_is_told(account: Account, name: str) -> None:
-    ended = sync(account, **{name: None})
+def test_a_missing_key_is_told(account: Account, name: str, sync: Sync) -> None:
+    ended = sync(**{name: None})
     assert ended.code == 1
     assert f"Error: {name} must be set" in ended.err
     assert account.requests == []
@@ -279,10 +326,10 @@ def test_a_site_that_there_is_not() -> None:
 
 
 def test_a_file_that_the_api_would_refuse_is_found_before_anything_is_sent(
-    account: Account, folder: Path
+    account: Account, folder: Path, sync: Sync
 ) -> None:
     change(folder, "monitors/alb-5xx.json", on_missing_data="resolved")
-    ended = sync(account, "--folder", str(folder))
+    ended = sync()
     assert ended.code == 1
     assert "monitor alb-5xx: options.on_missing_data: 'resolved' is none of its values" in ended.err
     assert account.requests == []
@@ -291,10 +338,10 @@ def test_a_file_that_the_api_would_refuse_is_found_before_anything_is_sent(
     assert len(checked.json["problems"]) == 1
 
 
-def test_a_placeholder_that_nothing_fills(account: Account, folder: Path) -> None:
+def test_a_placeholder_that_nothing_fills(account: Account, folder: Path, sync: Sync) -> None:
     file = folder / "monitors/rds-cpu.json"
     file.write_text(file.read_text().replace("${env}", "${enviroment}"))
-    ended = sync(account, "--folder", str(folder))
+    ended = sync()
     assert ended.code == 1
     assert "monitor rds-cpu asks for ${enviroment}, which nothing gives" in ended.err
 
@@ -309,13 +356,13 @@ def test_the_client_of_the_api_is_missing_as_in_production(tmp_path: Path) -> No
         "sys.meta_path.insert(0, Absent())\n"
     )
     for command in ("sync", "check"):
-        ended = okuru(command, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+        ended = okuru_process(command, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
         assert ended.code == 1
         assert "this needs the package datadog-api-client" in ended.err
 
 
 def test_check_needs_no_account() -> None:
-    ended = okuru("check", DD_API_KEY=None, DD_APP_KEY=None)
+    ended = okuru_process("check", DD_API_KEY=None, DD_APP_KEY=None)
     assert ended.code == 0
     assert ended.out == f"{ALL + EXTENDED} files are as Datadog's API describes them\n"
 
