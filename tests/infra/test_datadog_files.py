@@ -107,7 +107,7 @@ def test_every_metric_of_aws_is_known_with_its_tags() -> None:
     for key, one in asked:
         unknown = one.tags - AWS[one.metric][1]
         assert not unknown, f"{key}: {one.metric} has no tag {', '.join(unknown)}"
-        bound = re.search(r"\benvironment:|okuru-(prod|\$env\.value)-", one.filter)
+        bound = re.search(r"\benvironment:|okuru-(prod|\$env\.value)\b", one.filter)
         assert bound, f"{key}: {one.metric} of all environments"
 
 
