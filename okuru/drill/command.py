@@ -140,7 +140,7 @@ class Drill:
         self._say(
             f"{self._result.accepted} sends were acknowledged meanwhile: "
             + ", ".join(f"{count} {status}" for status, count in self._result.statuses.items())
-            + f"; the provider had {len(self._site.provider.accepted & set(load.accepted))} of them."
+            + f"; {len(self._site.provider.accepted & set(load.accepted))} reached the provider."
         )
         return self._result
 
