@@ -1,0 +1,85 @@
+# A service for each process of the Procfile, and one task that operators start when they need it.
+
+resource "aws_ecs_cluster" "main" {
+  name = local.name
+
+  setting {
+    name  = "containerInsights"
+    value = "enabled"
+  }
+}
+
+locals {
+  # What the Procfile does not say; a test holds the keys equal to its processes. In production at least two of what
+  # the promise depends on, in two zones. `min` and `max` differ where there is something to scale by (autoscaling.tf).
+  processes = {
+    web    = { cpu = 512, memory = 1024, min = 2, max = 10, health = "web" }
+    worker = { cpu = 1024, memory = 2048, min = 2, max = 10, health = "worker" }
+    jobs   = { cpu = 1024, memory = 2048, min = 2, max = 10, health = "worker" }
+    # 100 rows a statement, twice a second: one is enough for any rate that the workers have; the other is a spare.
+    relay = { cpu = 256, memory = 512, min = 2, max = 2, health = "relay" }
+    # One asks for the sweeps. Two, during a deploy, ask twice, which is harmless (tasks/schedule.py).
+    beat = { cpu = 256, memory = 512, min = 1, max = 1, health = "beat" }
+  }
+
+  # Started by hand (outputs.tf prints how), entered through SSM, gone after an hour. It is how people reach database and
+  # cache, by port forwarding, and where `okuru dlq` runs. No bastion: no key, no open port, nothing that runs at night.
+  operator = { cpu = 256, memory = 512, min = 0, max = 0, health = null }
+
+  tasks = merge(local.processes, { operator = local.operator })
+
+  image = {
+    repository_arn = aws_ecr_repository.okuru.arn
+    reference      = "${aws_ecr_repository.okuru.repository_url}${startswith(var.image_tag, "sha256:") ? "@" : ":"}${var.image_tag}"
+  }
+
+  # docs/configuration.md. What is not here has its default.
+  environment = merge(
+    {
+      ENVIRONMENT      = "production" # also of dev: what needs no credentials is for one's own machine only
+      LOG_FORMAT       = "json"
+      METRICS_PORT     = "9090"
+      AWS_REGION       = var.region
+      QUEUE_URL_PREFIX = "https://sqs.${var.region}.amazonaws.com/${local.account}/${local.name}-"
+      WORKER_GRACE     = "100" # below the 120 s between TERM and KILL (modules/service)
+      DD_TRACE_ENABLED = "false"
+
+      # The password is PGPASSWORD. TLS without the authority's name: its certificates are not in the image.
+      DATABASE_URL = "postgresql+psycopg2://${aws_db_instance.database.username}@${aws_db_instance.database.endpoint}/${aws_db_instance.database.db_name}?sslmode=require"
+      # Two processes of ten tasks of the API may hold ten each: 200 of the 400 that 4 GB of memory allow.
+      DB_MAX_OPEN_CONNS = "10"
+    },
+    var.sender_url == null ? {} : { SENDER = "webhook", SENDER_URL = var.sender_url },
+  )
+}
+
+module "service" {
+  source   = "./modules/service"
+  for_each = local.tasks
+
+  name        = each.key
+  prefix      = local.name
+  cluster_arn = aws_ecs_cluster.main.arn
+  network     = { vpc_id = aws_vpc.main.id, subnet_ids = local.task_subnets, public = !var.private_network }
+
+  interactive   = !contains(keys(local.procfile), each.key)
+  command       = lookup(local.procfile, each.key, "sleep 3600")
+  image         = local.image
+  health        = each.value.health
+  cpu           = each.value.cpu + (var.datadog_enabled ? 256 : 0)
+  memory        = each.value.memory + (var.datadog_enabled ? 512 : 0)
+  desired_count = local.capacity[each.key].min
+  target_group  = each.key == "web" ? { arn = aws_lb_target_group.web.arn, port = local.web_port } : null
+
+  environment = merge(local.environment, each.key == "web" ? { HOST = "0.0.0.0" } : {})
+  secrets     = local.process_secrets
+  statements  = local.statements[each.key]
+  log_group = {
+    name = aws_cloudwatch_log_group.process[each.key].name
+    arn  = aws_cloudwatch_log_group.process[each.key].arn
+  }
+  datadog = local.datadog
+
+  # The target group takes tasks only once a listener forwards to it.
+  depends_on = [aws_lb_listener.https]
+}

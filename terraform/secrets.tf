@@ -1,0 +1,79 @@
+# Values come into being inside AWS or by an operator's hand: none is in this repository, in an output or in a task's
+# plain environment. Write-only arguments keep those of Terraform's making out of the state, too, but for the
+# cache's (redis.tf says why). A number of var.secret_versions is all that is kept, and raising it makes a new value.
+
+locals {
+  # {secret: what it is}. Terraform makes the container; `database-password`, `cache-token` and `cache-url` get their
+  # value here, the others by `aws secretsmanager put-secret-value` (docs/IMPORT_NOTES.md).
+  secrets = merge(
+    {
+      database-password = "PGPASSWORD of the API and the workers"
+      cache-token       = "What Valkey asks of its clients"
+      cache-url         = "REDIS_URL, with the token in it"
+    },
+    var.sender_url == null ? {} : { sender-secret = "SENDER_SECRET: signs the calls of the provider" },
+    var.datadog_enabled ? { datadog-api-key = "DD_API_KEY of agents and log routers" } : {},
+  )
+
+  # {environment variable of the processes: its secret}
+  process_secrets = merge(
+    {
+      PGPASSWORD = aws_secretsmanager_secret.secret["database-password"].arn
+      REDIS_URL  = aws_secretsmanager_secret.secret["cache-url"].arn
+    },
+    var.sender_url == null ? {} : { SENDER_SECRET = aws_secretsmanager_secret.secret["sender-secret"].arn },
+  )
+}
+
+resource "aws_secretsmanager_secret" "secret" {
+  for_each = local.secrets
+
+  name        = "${local.secret_path}/${each.key}"
+  description = each.value
+
+  # In dev at once: `make tf-destroy` and `make tf-apply` again need the names.
+  recovery_window_in_days = local.production ? 30 : 0
+}
+
+# --- the database's password --------------------------------------------------------------------
+
+ephemeral "aws_secretsmanager_random_password" "database" {
+  password_length     = 40
+  exclude_punctuation = true # it is put into URLs by hand, sooner or later
+}
+
+resource "aws_secretsmanager_secret_version" "database" {
+  secret_id                = aws_secretsmanager_secret.secret["database-password"].id
+  secret_string_wo         = ephemeral.aws_secretsmanager_random_password.database.random_password
+  secret_string_wo_version = var.secret_versions.database
+}
+
+# What is stored, not what was drawn: another draw happens at each plan, and both places must agree.
+ephemeral "aws_secretsmanager_secret_version" "database" {
+  secret_id  = aws_secretsmanager_secret_version.database.secret_id
+  version_id = aws_secretsmanager_secret_version.database.version_id
+}
+
+# --- the cache's token --------------------------------------------------------------------------
+
+ephemeral "aws_secretsmanager_random_password" "cache" {
+  password_length     = 64
+  exclude_punctuation = true # ElastiCache allows few, and a URL fewer
+}
+
+resource "aws_secretsmanager_secret_version" "cache_token" {
+  secret_id                = aws_secretsmanager_secret.secret["cache-token"].id
+  secret_string_wo         = ephemeral.aws_secretsmanager_random_password.cache.random_password
+  secret_string_wo_version = var.secret_versions.cache
+}
+
+data "aws_secretsmanager_secret_version" "cache_token" {
+  secret_id  = aws_secretsmanager_secret_version.cache_token.secret_id
+  version_id = aws_secretsmanager_secret_version.cache_token.version_id
+}
+
+resource "aws_secretsmanager_secret_version" "cache_url" {
+  secret_id                = aws_secretsmanager_secret.secret["cache-url"].id
+  secret_string_wo         = "rediss://:${data.aws_secretsmanager_secret_version.cache_token.secret_string}@${aws_elasticache_replication_group.valkey.primary_endpoint_address}:6379/0"
+  secret_string_wo_version = var.secret_versions.cache
+}
