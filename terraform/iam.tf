@@ -75,6 +75,18 @@ locals {
         resources = ["arn:${local.partition}:ecs:${var.region}:${local.account}:task/${local.name}/*"] # no task's id is known before
         condition = { StringEquals = { "aws:ResourceTag/Service" = process } }
       }],
+      # The agent of SSM, which lets operators in, speaks with the rights of the task.
+      process != "operator" ? [] : [{
+        sid = "Enter"
+        actions = [
+          "ssmmessages:CreateControlChannel",
+          "ssmmessages:CreateDataChannel",
+          "ssmmessages:OpenControlChannel",
+          "ssmmessages:OpenDataChannel",
+        ]
+        resources = ["*"] # AWS knows no resource for them
+        condition = null
+      }],
     )
   }
 

@@ -31,6 +31,12 @@ provider "aws" {
   }
 }
 
+# The same, for modules/password alone: `terraform test` refuses to mock a provider of ephemeral resources.
+provider "aws" {
+  alias  = "passwords"
+  region = var.region
+}
+
 data "aws_caller_identity" "current" {}
 data "aws_partition" "current" {}
 

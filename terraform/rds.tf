@@ -33,8 +33,8 @@ resource "aws_db_instance" "database" {
 
   db_name             = "okuru"
   username            = "okuru"
-  password_wo         = ephemeral.aws_secretsmanager_secret_version.database.secret_string
-  password_wo_version = var.secret_versions.database
+  password_wo         = module.password["database"].value
+  password_wo_version = module.password["database"].generation
 
   storage_type          = "gp3"
   storage_encrypted     = true

@@ -35,41 +35,20 @@ resource "aws_secretsmanager_secret" "secret" {
   recovery_window_in_days = local.production ? 30 : 0
 }
 
-# --- the database's password --------------------------------------------------------------------
+# {what: a password of Terraform's asking}
+module "password" {
+  source    = "./modules/password"
+  for_each  = { database = "database-password", cache = "cache-token" }
+  providers = { aws = aws.passwords }
 
-ephemeral "aws_secretsmanager_random_password" "database" {
-  password_length     = 40
-  exclude_punctuation = true # it is put into URLs by hand, sooner or later
+  secret_id  = aws_secretsmanager_secret.secret[each.value].id
+  generation = var.secret_versions[each.key]
 }
 
-resource "aws_secretsmanager_secret_version" "database" {
-  secret_id                = aws_secretsmanager_secret.secret["database-password"].id
-  secret_string_wo         = ephemeral.aws_secretsmanager_random_password.database.random_password
-  secret_string_wo_version = var.secret_versions.database
-}
-
-# What is stored, not what was drawn: another draw happens at each plan, and both places must agree.
-ephemeral "aws_secretsmanager_secret_version" "database" {
-  secret_id  = aws_secretsmanager_secret_version.database.secret_id
-  version_id = aws_secretsmanager_secret_version.database.version_id
-}
-
-# --- the cache's token --------------------------------------------------------------------------
-
-ephemeral "aws_secretsmanager_random_password" "cache" {
-  password_length     = 64
-  exclude_punctuation = true # ElastiCache allows few, and a URL fewer
-}
-
-resource "aws_secretsmanager_secret_version" "cache_token" {
-  secret_id                = aws_secretsmanager_secret.secret["cache-token"].id
-  secret_string_wo         = ephemeral.aws_secretsmanager_random_password.cache.random_password
-  secret_string_wo_version = var.secret_versions.cache
-}
-
+# The one value that gets into the state: redis.tf.
 data "aws_secretsmanager_secret_version" "cache_token" {
-  secret_id  = aws_secretsmanager_secret_version.cache_token.secret_id
-  version_id = aws_secretsmanager_secret_version.cache_token.version_id
+  secret_id  = aws_secretsmanager_secret.secret["cache-token"].id
+  version_id = module.password["cache"].version_id
 }
 
 resource "aws_secretsmanager_secret_version" "cache_url" {

@@ -61,7 +61,7 @@ variable "alarm_email" {
 }
 
 variable "secret_versions" {
-  description = "Raise a number to make that secret anew (docs/IMPORT_NOTES.md: rotation)."
+  description = "Raise a number to draw that password anew; 0: it was imported, and is drawn by nobody (docs/IMPORT_NOTES.md)."
   type        = object({ database = number, cache = number })
   default     = { database = 1, cache = 1 }
 }

@@ -37,7 +37,7 @@ locals {
       startPeriod = 60
     }
 
-    logConfiguration = var.datadog == null ? local.cloudwatch[var.name] : local.firelens
+    logConfiguration = [local.cloudwatch[var.name], local.firelens][length(var.datadog[*])]
     dependsOn        = [for _ in var.datadog[*] : { containerName = "log-router", condition = "START" }]
     dockerLabels = var.datadog == null ? {} : {
       "com.datadoghq.ad.checks" = jsonencode({

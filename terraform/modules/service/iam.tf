@@ -47,18 +47,6 @@ locals {
       resources = local.secret_arns
     }],
   )
-
-  task = concat(var.statements, !var.interactive ? [] : [{
-    sid = "Enter"
-    actions = [
-      "ssmmessages:CreateControlChannel",
-      "ssmmessages:CreateDataChannel",
-      "ssmmessages:OpenControlChannel",
-      "ssmmessages:OpenDataChannel",
-    ]
-    resources = ["*"] # AWS knows no resource for them
-    condition = null
-  }])
 }
 
 resource "aws_iam_role" "execution" {
@@ -90,13 +78,13 @@ resource "aws_iam_role" "task" {
 
 # A process that calls nothing has no policy at all.
 resource "aws_iam_role_policy" "task" {
-  count = length(local.task) == 0 ? 0 : 1
+  count = length(var.statements) == 0 ? 0 : 1
 
   name = "task"
   role = aws_iam_role.task.id
   policy = jsonencode({
     Version = "2012-10-17"
-    Statement = [for each in local.task : merge(
+    Statement = [for each in var.statements : merge(
       { Sid = each.sid, Effect = "Allow", Action = each.actions, Resource = each.resources },
       each.condition == null ? {} : { Condition = each.condition },
     )]
