@@ -50,6 +50,7 @@ resource "aws_iam_role_policy" "datadog" {
           "cloudwatch:ListMetrics",
           "ec2:DescribeRegions",
           "ecs:ListClusters",
+          "ecs:ListServices",
           "elasticloadbalancing:DescribeLoadBalancers",
           "elasticloadbalancing:DescribeTargetGroups",
           "sqs:ListQueues",
@@ -60,7 +61,7 @@ resource "aws_iam_role_policy" "datadog" {
       {
         Sid      = "Services"
         Effect   = "Allow"
-        Action   = ["ecs:DescribeClusters", "ecs:DescribeServices", "ecs:ListServices"]
+        Action   = ["ecs:DescribeClusters", "ecs:DescribeServices"]
         Resource = concat([aws_ecs_cluster.main.arn], [for service in module.service : service.service_arn if service.service_arn != null])
       },
       {

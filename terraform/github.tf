@@ -51,16 +51,16 @@ locals {
       condition = null
     },
     {
-      sid       = "ReadTaskDefinitions"
-      actions   = ["ecs:DescribeTaskDefinition", "ecs:ListTaskDefinitions"]
-      resources = ["*"] # AWS knows no resource for them
+      sid       = "TaskDefinitions"
+      actions   = ["ecs:DescribeTaskDefinition", "ecs:RegisterTaskDefinition"]
+      resources = ["*"] # AWS knows no resource for them; what such a task may do is limited by the roles below
       condition = null
     },
     {
-      sid       = "RegisterTaskDefinitions"
-      actions   = ["ecs:RegisterTaskDefinition", "ecs:TagResource"]
+      sid       = "SayWhatRanBefore"
+      actions   = ["ecs:TagResource"]
       resources = [for service in module.service : "${service.family_arn}:*"] # a revision's number is not known before
-      condition = null
+      condition = { StringEquals = { "ecs:CreateAction" = "RegisterTaskDefinition" } }
     },
     {
       sid       = "Deploy"

@@ -7,7 +7,7 @@ resource "aws_db_subnet_group" "database" {
 
 resource "aws_db_parameter_group" "database" {
   name_prefix = "${local.name}-"
-  family      = "postgres17"
+  family      = "postgres18"
 
   parameter {
     name  = "rds.force_ssl"
@@ -28,7 +28,7 @@ resource "aws_db_parameter_group" "database" {
 resource "aws_db_instance" "database" {
   identifier     = local.name
   engine         = "postgres"
-  engine_version = "17"
+  engine_version = "18" # that of the local stack; a test holds them equal
   instance_class = var.database_instance_class
 
   db_name             = "okuru"
