@@ -42,6 +42,7 @@ class Settings:
     web_threads: int
     metrics_port: int
     database_url: str = field(repr=False)
+    pgpassword: str | None = field(repr=False)
     db_max_open_conns: int
     redis_url: str = field(repr=False)
     redis_pool_size: int
@@ -50,6 +51,7 @@ class Settings:
     queue_url_prefix: str
     worker_count: int
     worker_grace: float
+    ecs_agent_uri: str | None
     poll_wait: int
     retry_scale: float
     sweep_interval: float
@@ -62,6 +64,7 @@ class Settings:
     sender_connect_timeout: float
     sender_read_timeout: float
     sender_allowed_hosts: frozenset[str]
+    dd_trace_enabled: bool
 
     @property
     def is_local(self) -> bool:
@@ -119,6 +122,8 @@ def _parse(env: Env) -> tuple[Settings | None, dict[str, str]]:
         web_threads=env.int("WEB_THREADS", 32, validate=Range(1, 256)),
         metrics_port=env.int("METRICS_PORT", 0, validate=Range(0, 65535)),
         database_url=env.str("DATABASE_URL"),
+        # libpq reads it by itself: a secret of its own, so that the URL is none.
+        pgpassword=env.str("PGPASSWORD", "") or None,
         db_max_open_conns=env.int("DB_MAX_OPEN_CONNS", 20, validate=Range(1, 500)),
         redis_url=env.str("REDIS_URL", "redis://127.0.0.1:6379/0"),
         redis_pool_size=env.int("REDIS_POOL_SIZE", 10, validate=Range(1, 500)),
@@ -127,6 +132,7 @@ def _parse(env: Env) -> tuple[Settings | None, dict[str, str]]:
         queue_url_prefix=env.str("QUEUE_URL_PREFIX"),
         worker_count=env.int("WORKER_COUNT", 4, validate=Range(1, 256)),
         worker_grace=env.float("WORKER_GRACE", 100.0, validate=Range(0, 3600)),
+        ecs_agent_uri=env.str("ECS_AGENT_URI", "") or None,
         poll_wait=env.int("POLL_WAIT", 20, validate=Range(1, 20)),
         retry_scale=env.float("RETRY_SCALE", 1.0, validate=Range(0.001, 1)),
         sweep_interval=env.float("SWEEP_INTERVAL", 60.0, validate=Range(0.1, 3600)),
@@ -151,6 +157,7 @@ def _parse(env: Env) -> tuple[Settings | None, dict[str, str]]:
         sender_allowed_hosts=frozenset(
             env.list("SENDER_ALLOWED_HOSTS", [], subcast=lambda host: host.strip().lower())
         ),
+        dd_trace_enabled=env.bool("DD_TRACE_ENABLED", False),
     )
     try:
         env.seal()
@@ -176,7 +183,7 @@ def _rules(settings: Settings) -> dict[str, str]:
     else:
         if database.drivername not in ("postgresql", "postgresql+psycopg2"):
             problems["DATABASE_URL"] = "must begin with postgresql+psycopg2://"
-        elif not settings.is_local and _is_guessable(database):
+        elif not settings.is_local and _is_guessable(database, settings.pgpassword):
             problems["DATABASE_URL"] = "production needs a password of 12 characters or more"
     if _scheme(settings.redis_url) not in ("redis", "rediss"):
         problems["REDIS_URL"] = "must begin with redis:// or rediss://"
@@ -192,8 +199,9 @@ def _rules(settings: Settings) -> dict[str, str]:
     return problems
 
 
-def _is_guessable(database: URL) -> bool:
-    password = str(database.query.get("password") or database.password or "")
+def _is_guessable(database: URL, pgpassword: str | None) -> bool:
+    # In the order in which libpq looks for it.
+    password = str(database.query.get("password") or database.password or pgpassword or "")
     user = str(database.query.get("user") or database.username or "")
     return (
         len(password) < MIN_PASSWORD

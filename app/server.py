@@ -7,11 +7,13 @@ from typing import Any
 # Imported here, in the master, so that the folder of the metrics exists before the forks.
 from app.config import settings_or_exit
 from app.jobs import processors
-from app.observability import logs, metrics
+from app.observability import logs, metrics, tracing
 
 settings = settings_or_exit()
 # Here too, where it is said once: each worker that does not boot would say it with a traceback.
 processors.load_or_exit(settings.okuru_processors)
+if settings.dd_trace_enabled:
+    tracing.begin("api", "flask", "psycopg", "requests")
 
 bind = f"{settings.host}:{settings.port}"
 workers = settings.web_processes

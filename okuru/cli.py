@@ -11,6 +11,7 @@ COMMANDS = {
     "demo": "okuru.demo:demo",
     "keys": "okuru.keys:keys",
     "relay": "okuru.relay:relay",
+    "health": "okuru.health:health",
     "queues": "okuru.queues:queues",
     "dlq": "okuru.dlq:dlq",
     "jobs": "okuru.jobs:jobs",

@@ -3,7 +3,7 @@
 import click
 
 from app import db
-from app.observability import logs, metrics
+from app.observability import logs, metrics, tracing
 
 
 @click.command()
@@ -15,6 +15,8 @@ def relay() -> None:
     from tasks.relay import Relay
 
     logs.configure(service="relay", level=settings.log_level, style=settings.log_format)
+    if settings.dd_trace_enabled:
+        tracing.begin("relay")
     metrics.serve(settings.metrics_port, settings.host)
     db.configure(settings, db.RELAY)
     Relay(Publisher(app, engine.sqs)).run()

@@ -30,6 +30,9 @@ class Okuru:
     def bind(self, **fields: Any) -> AbstractContextManager[None]:
         return context.bound(**fields)
 
+    def on_progress(self) -> None:
+        metrics.PROGRESS.labels("receive").set_to_current_time()
+
     def on_breaker(self, is_open: bool) -> None:
         metrics.BREAKER_OPEN.set(is_open)
 

@@ -11,12 +11,13 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 from app import db
 from app.jobs import service as jobs
-from app.observability import metrics
+from app.observability import metrics, tracing
 from app.outbox import service as outbox
 from app.outbox.service import Taken
 from tasks.engine.publisher import Publisher, Refused
@@ -61,9 +62,10 @@ class Relay:
             except db.OUTAGE_ERRORS as error:
                 self._say_outage(error)
                 pause = 1.0
-                continue
-            self._say_recovery()
-            pause = 0.0 if full else IDLE
+            else:
+                self._say_recovery()
+                pause = 0.0 if full else IDLE
+            metrics.PROGRESS.labels("relay").set_to_current_time()
         self._publisher.close()
         log.info("relay stopped")
 
@@ -81,14 +83,20 @@ class Relay:
             taken = outbox.take(session, limit=BATCH, resting=self._resting())
             if not taken:
                 return 0
-            refused = self._publisher.publish(taken)
+            with tracing.relaying([(row.task, row.headers) for row in taken]) as going_on:
+                # What is put back keeps the headers that it had.
+                published = [
+                    replace(row, headers=headers)
+                    for row, headers in zip(taken, going_on, strict=True)
+                ]
+                refused = self._publisher.publish(published)
             self._rest_or_recover(taken, refused)
             # A call that failed whole says nothing about its rows: only the queue has to rest.
             outbox.put_back(session, _rows(taken, refused, whole_call=True))
             outbox.put_back(
                 session, _rows(taken, refused, whole_call=False), refused_for=REFUSED_DELAY
             )
-        self._count(taken, refused)
+        self._count(published, refused)
         return len(taken)
 
     def _resting(self) -> list[str]:
@@ -109,7 +117,7 @@ class Relay:
     def _count(self, taken: Sequence[Taken], refused: Sequence[Refused]) -> None:
         refused_by_index = {each.index: each for each in refused}
         for index, row in enumerate(taken):
-            fields = {**row.headers, "outbox_id": row.id}
+            fields = {**row.headers, **tracing.log_fields(row.headers), "outbox_id": row.id}
             if error := refused_by_index.get(index):
                 metrics.OUTBOX_REFUSED.labels(row.queue).inc()
                 if not error.whole_call:

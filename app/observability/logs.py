@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pythonjsonlogger.json import JsonFormatter
 
-from app.observability import context
+from app.observability import context, tracing
 
 #: Loggers whose INFO lines repeat what ours say better.
 QUIET = (
@@ -24,6 +24,7 @@ QUIET = (
     "botocore",
     "celery.beat",
     "celery.worker.strategy",
+    "ddtrace",
     "kombu",
     "urllib3",
     "werkzeug",
@@ -91,7 +92,8 @@ class ContextFilter(logging.Filter):
         self.service = service
 
     def filter(self, record: logging.LogRecord) -> bool:
-        for name, value in {"service": self.service, "status": "-", **context.fields()}.items():
+        known = {"service": self.service, "status": "-", **context.fields(), **tracing.log_fields()}
+        for name, value in known.items():
             if name not in record.__dict__:
                 setattr(record, name, value)
         return True

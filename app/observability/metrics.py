@@ -136,6 +136,12 @@ BREAKER_OPEN = Gauge(
     "1 while the worker has stopped polling because the database does not answer, else 0.",
     multiprocess_mode="livemax",
 )
+PROGRESS = Gauge(
+    "okuru_progress_timestamp_seconds",
+    "Unix time at which the process last got on with its work: beat, receive (a worker), relay.",
+    ["part"],
+    multiprocess_mode="max",
+)
 
 
 def exposition() -> bytes:

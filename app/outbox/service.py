@@ -81,19 +81,14 @@ def staging(
             literal(task),
             func.now() + timedelta(seconds=delay) if delay else func.now(),
             # Asked for at each execution: the statement may be built once and kept.
-            bindparam(None, callable_=_context_headers, type_=JSONB).op("||")(headers),
+            bindparam(None, callable_=context.carried, type_=JSONB).op("||")(headers),
             kwargs,
         ),
     )
 
 
 def _columns(message: Message) -> dict[str, Any]:
-    return {"queue": message.queue, "task": message.task, "headers": _context_headers()}
-
-
-def _context_headers() -> dict[str, Any]:
-    known = context.fields()
-    return {name: known[name] for name in context.CARRIED if name in known}
+    return {"queue": message.queue, "task": message.task, "headers": context.carried()}
 
 
 _TAKE = text(

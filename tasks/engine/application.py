@@ -65,6 +65,9 @@ class Application(Protocol):
     def bind(self, **fields: Any) -> AbstractContextManager[None]:
         """Add fields to the log lines of a block."""
 
+    def on_progress(self) -> None:
+        """Told every few seconds while the worker receives, or has a good reason not to."""
+
     def on_breaker(self, is_open: bool) -> None:
         """Told True when the worker stops receiving, False when it goes on."""
 

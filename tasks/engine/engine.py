@@ -16,6 +16,7 @@ from tasks.engine import sqs, startup
 from tasks.engine.breaker import Breaker
 from tasks.engine.catalogue import Queue
 from tasks.engine.failures import Recorder
+from tasks.engine.protection import Protection
 from tasks.engine.settlement import Settlement
 from tasks.engine.stop import Stop
 from tasks.engine.visibility import Held
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from tasks.engine.catalogue import Catalogue
     from tasks.engine.transport import Channel
 
+#: Seconds between two looks whether this worker gets on with its work.
+LOOK_EVERY = 5.0
 #: Seconds that a stopping worker gives the last deletes. With the grace, below ECS's 120 s.
 FLUSH_WITHIN = 10.0
 
@@ -43,6 +46,7 @@ class Engine:
         retry_scale: float = 1.0,
         poll_wait: int = 20,
         grace: float = 100.0,
+        ecs_agent_uri: str | None = None,
     ) -> None:
         """
         Args:
@@ -50,6 +54,7 @@ class Engine:
             poll_wait: seconds of a long poll; 20, SQS's maximum, costs an idle queue three calls a
                 minute. A worker that stops waits for its open polls.
             grace: seconds that a stopping worker gives what runs.
+            ecs_agent_uri: where Amazon ECS takes orders from its containers; None elsewhere.
         """
         self.catalogue = catalogue
         self.region = region
@@ -57,6 +62,7 @@ class Engine:
         self.retry_scale = retry_scale
         self.poll_wait = poll_wait
         self.grace = grace
+        self.ecs_agent_uri = ecs_agent_uri
         self.hostname = socket.gethostname()
         self.breaker = Breaker(application.probe, application.outage_errors, application.on_breaker)
         self.held = Held()
@@ -64,6 +70,7 @@ class Engine:
         self.recorder = Recorder(application, self.settlement, self.breaker.trip, retry_scale)
         self.channels: WeakSet[Channel] = WeakSet()
         self._stop: Stop | None = None
+        self._protection: Protection | None = None
 
     @cached_property
     def sqs(self) -> SQSClient:
@@ -74,10 +81,17 @@ class Engine:
     def is_stopping(self) -> bool:
         return self._stop is not None and self._stop.is_asked
 
+    @property
+    def is_pausing(self) -> bool:
+        """Whether nothing new is to be received for now."""
+        return self.breaker.is_open or bool(self._protection and self._protection.is_resting)
+
     def hold(self, receipt_handle: str, queue: Queue, queue_url: str) -> None:
         """Keep a message invisible until it is settled."""
         self.held.add(receipt_handle, queue, queue_url)
         self.settlement.begin()
+        if self._protection:
+            self._protection.wake()
 
     def stop(self) -> None:
         """Stop this worker gently, as TERM does."""
@@ -136,9 +150,14 @@ class Engine:
         atexit.register(self._flush, os.getpid())
         try:
             startup.check_tasks(sender.app)
-            startup.check_queues(self.sqs, self.catalogue, sender.app.amqp.queues.consume_from)
+            consumed = sender.app.amqp.queues.consume_from
+            startup.check_queues(self.sqs, self.catalogue, consumed)
         except startup.Refused as error:
             raise SystemExit(f"this worker does not start: {error}") from None
+        longest = max(self.catalogue[name].max_hold for name in consumed)
+        # What is done within the grace needs none, and would keep deployments waiting.
+        if self.ecs_agent_uri and longest > self.grace:
+            self._protection = Protection(self.held, self.ecs_agent_uri, longest)
 
     def _forked(self, **_: Any) -> None:
         """In a child of the pool: the client's connections are its parent's, and its siblings'."""
@@ -149,8 +168,18 @@ class Engine:
     def _ready(self, *, sender: Any, **_: Any) -> None:
         if self._stop:
             self._stop.install(sender)
-        # Not before the pool has forked: this has a thread.
+        self._look()
+        # By the event loop itself: one that hangs says nothing.
+        sender.hub.call_repeatedly(LOOK_EVERY, self._look)
+        # Not before the pool has forked: these have threads.
         self.breaker.begin()
+        if self._protection:
+            self._protection.start()
+
+    def _look(self) -> None:
+        channels = [channel for channel in self.channels if not channel.closed]
+        if self.is_stopping or all(channel.is_consuming for channel in channels):
+            self.application.on_progress()
 
     def _flush(self, owner: int) -> None:
         """Carry out what is left. The pool has ended: what is still held may go at once."""

@@ -35,8 +35,10 @@ RECEIVE_MARGIN = 5.0
 MAX_PAUSE = 30.0
 #: Seconds for which a queue of long tasks that had no message is not asked again.
 DRY_FOR = 1.0
-#: How often a worker with an open breaker looks whether it has closed.
-BREAKER_PAUSE = 0.5
+#: No poll is open as long as this.
+LONGEST_POLL = 60.0
+#: How often a worker that receives nothing for now looks whether it may again.
+ENGINE_PAUSE = 0.5
 #: The most messages that SQS gives in one answer.
 MAX_MESSAGES = 10
 
@@ -78,7 +80,8 @@ class Channel(SQS.Channel):
         super().__init__(*args, **kwargs)
         self._failures: dict[str, int] = {}
         self._waiting_for_slot: set[str] = set()
-        self._polling: set[str] = set()
+        #: When each open poll began, monotonic.
+        self._polling: dict[str, float] = {}
         self._holding: Counter[str] = Counter()
         # Of queues of long tasks, which share the processes:
         self._turns = Turns({queue.name: queue.weight for queue in self.engine.catalogue})
@@ -96,6 +99,18 @@ class Channel(SQS.Channel):
     @property
     def open_polls(self) -> int:
         return len(self._polling)
+
+    @property
+    def is_consuming(self) -> bool:
+        """Whether each queue is polled, or has a good reason not to be."""
+        return all(self._is_consumed(queue) for queue in self._active_queues)
+
+    def _is_consumed(self, queue: str) -> bool:
+        if (began := self._polling.get(queue)) is not None:
+            return time.monotonic() - began < LONGEST_POLL
+        if queue in self._waiting_for_slot:
+            return self._holding.total() > 0
+        return queue in self._pausing or self.engine.is_pausing
 
     # --- receiving ---
 
@@ -138,8 +153,8 @@ class Channel(SQS.Channel):
         """Begin a poll, if there is room for what it brings. One at a time for each queue."""
         if queue not in self._active_queues or queue in self._polling or self.engine.is_stopping:
             return
-        if self.engine.breaker.is_open:
-            self.hub.call_later(BREAKER_PAUSE, self._schedule_queue, queue)
+        if self.engine.is_pausing:
+            self.hub.call_later(ENGINE_PAUSE, self._schedule_queue, queue)
         elif self._is_shared(queue):
             self._take_turns()
         elif room := self._room(queue):
@@ -148,7 +163,7 @@ class Channel(SQS.Channel):
             self._waiting_for_slot.add(queue)
 
     def _poll_queue(self, queue: str, count: int) -> None:
-        self._polling.add(queue)
+        self._polling[queue] = time.monotonic()
         try:
             self._get_async(queue, count, callback=promise(self._loop1, (queue,)))
         except Exception as error:  # noqa: BLE001 - such as credentials that cannot be had
@@ -221,7 +236,7 @@ class Channel(SQS.Channel):
 
     def _loop1(self, queue: str, messages_fetched: int | None = None) -> None:
         """A poll has ended: when does the next one begin?"""
-        self._polling.discard(queue)
+        self._polling.pop(queue, None)
         if self._asked.pop(queue, 0):
             self._slot_freed()
         failures_so_far = self._failures.get(queue, 0)

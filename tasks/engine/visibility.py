@@ -64,6 +64,10 @@ class Held:
         with self._lock:
             self._messages.pop(receipt_handle, None)
 
+    @property
+    def is_empty(self) -> bool:
+        return not self._messages
+
     def take_all(self) -> list[tuple[str, str]]:
         """Drop everything. Returns (queue URL, receipt handle) of each."""
         with self._lock:

@@ -166,6 +166,17 @@ def test_production_refuses_a_url_without_a_password(monkeypatch: pytest.MonkeyP
     assert set(complaints(monkeypatch, DATABASE_URL=url)) == {"DATABASE_URL"}
 
 
+@pytest.mark.parametrize(
+    ("password", "complained"), [("n0-tutorial-has-this", set()), ("changeme", {"DATABASE_URL"})]
+)
+def test_the_password_may_stand_beside_the_url(
+    monkeypatch: pytest.MonkeyPatch, password: str, complained: set[str]
+) -> None:
+    url = "postgresql+psycopg2://okuru@db/okuru"
+
+    assert set(complaints(monkeypatch, DATABASE_URL=url, PGPASSWORD=password)) == complained
+
+
 def test_a_complete_webhook_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert complaints(monkeypatch, **WEBHOOK) == {}
 
@@ -236,11 +247,12 @@ def test_the_repr_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
             **WEBHOOK,
             DATABASE_URL="postgresql+psycopg2://u:database-secret@db/okuru",
             REDIS_URL="redis://:redis-secret@cache/0",
+            PGPASSWORD="libpq-secret",
         )
     )
 
     assert "webhook" in shown
-    for secret in ("database-secret", "redis-secret", SIGNING_SECRET):
+    for secret in ("database-secret", "redis-secret", "libpq-secret", SIGNING_SECRET):
         assert secret not in shown
 
 

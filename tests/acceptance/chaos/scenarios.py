@@ -35,7 +35,7 @@ from tests.acceptance.client import wait_until
 if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import MessageTypeDef
 
-PUBLISHED_WITHIN = 60.0
+PUBLISHED_WITHIN = 120.0
 #: A process that keeps dying is started again after 15 s, and the worker's children take some more.
 WHOLE_WITHIN = 60.0
 

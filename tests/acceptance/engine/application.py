@@ -22,7 +22,7 @@ from celery import Celery, signals
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, WorkerShutdown
 from celery.worker import state
 
-from tasks.engine import visibility
+from tasks.engine import protection, visibility
 from tasks.engine.application import Failure
 from tasks.engine.engine import Engine
 from tasks.engine.task import Task
@@ -57,6 +57,9 @@ class Application:
     def bind(self, **fields: Any) -> Any:
         return nullcontext()
 
+    def on_progress(self) -> None:
+        pass
+
     def on_breaker(self, is_open: bool) -> None:
         ledger.write("breaker", is_open=is_open)
 
@@ -76,6 +79,8 @@ class Application:
 
 # So that a test need not wait for half a minute.
 visibility.HUNG_AFTER = float(os.environ.get("HUNG_AFTER", visibility.HUNG_AFTER))
+protection.REST_AFTER = float(os.environ.get("REST_AFTER", protection.REST_AFTER))
+protection.REST_FOR = float(os.environ.get("REST_FOR", protection.REST_FOR))
 
 engine = Engine(
     catalogue=catalogue(os.environ["QUEUE_URL_PREFIX"]),
@@ -84,6 +89,7 @@ engine = Engine(
     application=Application(),
     poll_wait=int(os.environ["POLL_WAIT"]),
     grace=float(os.environ["GRACE"]),
+    ecs_agent_uri=os.environ.get("ECS_AGENT_URI"),
 )
 app = Celery("engine-tests", task_cls="tasks.engine.task:Task")
 engine.install(app)

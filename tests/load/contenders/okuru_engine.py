@@ -29,6 +29,9 @@ class Application:
     def bind(self, **fields: Any) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def on_progress(self) -> None:
+        pass
+
     def on_breaker(self, is_open: bool) -> None:
         pass
 

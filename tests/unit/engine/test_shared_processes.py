@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tasks.engine import transport
 from tasks.engine.catalogue import Catalogue, Queue
-from tasks.engine.transport import BREAKER_PAUSE, DRY_FOR, RECEIVE_MARGIN, ReceiveFailed
+from tasks.engine.transport import DRY_FOR, ENGINE_PAUSE, RECEIVE_MARGIN, ReceiveFailed
 from tests.unit.engine.test_transport import Orders, done, make_channel, message
 
 WEIGHTS = {"high": 6, "middle": 3, "low": 1}
@@ -302,15 +302,15 @@ def test_a_poll_is_for_ten_at_most(worker: Worker) -> None:
     assert worker.turn() == [("middle", 10, SHORT), ("high", 4, SHORT)]
 
 
-def test_nothing_is_asked_while_the_breaker_is_open_or_the_worker_stops(worker: Worker) -> None:
+def test_nothing_is_asked_while_the_engine_pauses_or_the_worker_stops(worker: Worker) -> None:
     worker.brings("high", 2)
-    worker.channel.engine.breaker.is_open = True
+    worker.channel.engine.is_pausing = True
     assert worker.finishes() == []
-    assert {delay for delay, _ in worker.channel.hub.later} == {BREAKER_PAUSE}
+    assert {delay for delay, _ in worker.channel.hub.later} == {ENGINE_PAUSE}
     for _ in range(5):
         assert worker.resumes() == []
         assert len(worker.channel.hub.later) == len(WEIGHTS), "the waiting do not multiply"
-    worker.channel.engine.breaker.is_open = False
+    worker.channel.engine.is_pausing = False
     [(name, count, wait)] = worker.resumes()
     assert (count, wait) == (1, SHORT)
     worker.channel.engine.is_stopping = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,8 @@ from kombu import Connection as KombuConnection
 from tasks.engine.application import Failure
 from tasks.engine.catalogue import Catalogue, Queue
 from tasks.engine.transport import (
-    BREAKER_PAUSE,
+    ENGINE_PAUSE,
+    LONGEST_POLL,
     MAX_PAUSE,
     Channel,
     Connection,
@@ -108,7 +110,7 @@ def make_channel(catalogue: Catalogue, orders: Orders) -> Channel:
         poll_wait=20,
         is_stopping=False,
         channels=WeakSet(),
-        breaker=SimpleNamespace(is_open=False),
+        is_pausing=False,
     )
     options = {
         "engine": engine,
@@ -220,10 +222,10 @@ def test_queues_fail_by_themselves(channel: Channel) -> None:
     assert channel.hub.soon == [("_schedule_queue", "maintenance")]
 
 
-def test_nothing_is_received_while_the_breaker_is_open(channel: Channel) -> None:
-    channel.engine.breaker.is_open = True
+def test_nothing_is_received_while_the_engine_pauses(channel: Channel) -> None:
+    channel.engine.is_pausing = True
     channel._schedule_queue("gifts")
-    assert channel.hub.later == [(BREAKER_PAUSE, ("_schedule_queue", "gifts"))]
+    assert channel.hub.later == [(ENGINE_PAUSE, ("_schedule_queue", "gifts"))]
 
 
 def test_a_queue_without_consumer_is_not_polled(channel: Channel) -> None:
@@ -417,3 +419,47 @@ def test_closing_gives_nothing_back_by_publishing_it(
     deliver(channel, message())
     channel.close()
     assert (orders.deleted, orders.hidden, published) == ([], [], [])
+
+
+# --- whether it gets on with its work ------------------------------------------------------------
+
+
+def test_a_queue_that_is_polled_is_consumed_unless_its_poll_never_ends(
+    channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not channel.is_consuming  # nothing has been asked yet
+    channel._schedule_queue("gifts")
+    assert channel.polls
+    assert channel.is_consuming
+    now = time.monotonic()
+    monkeypatch.setattr("tasks.engine.transport.time.monotonic", lambda: now + LONGEST_POLL + 1)
+    assert not channel.is_consuming
+
+
+def test_a_queue_whose_poll_was_forgotten_is_not_consumed(channel: Channel) -> None:
+    channel._schedule_queue("gifts")
+    channel._polling.clear()
+    assert not channel.is_consuming
+
+
+def test_a_full_worker_has_a_reason_not_to_poll_and_an_empty_one_has_none(
+    channel: Channel,
+) -> None:
+    for number in range(20):
+        channel._on_messages_ready(URL, "gifts", {"Messages": [message(handle=f"h{number}")]})
+    channel._schedule_queue("gifts")
+    assert not channel.polls
+    assert channel.is_consuming
+    channel._holding.clear()
+    assert not channel.is_consuming
+
+
+def test_an_outage_is_a_reason_not_to_poll(channel: Channel) -> None:
+    channel._schedule_queue("gifts")
+    channel._on_messages_ready(URL, "gifts", ReceiveFailed("HTTP 503"))
+    channel._loop1("gifts")
+    assert channel.is_consuming  # it pauses
+    channel._resume("gifts")
+    channel._polling.clear()
+    channel.engine.is_pausing = True
+    assert channel.is_consuming
