@@ -1,6 +1,6 @@
 # How many tasks. Out in a minute or two, in slowly. Scaling in never cuts what runs: a task that is chosen gets TERM,
-# finishes what it has begun (gifts 20 s, sweeps 55 s, WORKER_GRACE 100 s, KILL after 120 s), and a task that runs
-# a job is protected from being chosen (iam.tf).
+# finishes what it has begun (a gift 20 s at most, a sweep 55 s, WORKER_GRACE 100 s, KILL after 120 s), and one that runs a
+# job, which may take 900 s, is protected from being chosen (iam.tf).
 
 locals {
   # {process: {min, max}}. dev: one of each, and room to see it scale.

@@ -13,20 +13,23 @@ locals {
   # What the Procfile does not say; a test holds the keys equal to its processes. In production at least two of what
   # the promise depends on, in two zones. `min` and `max` differ where there is something to scale by (autoscaling.tf).
   processes = {
-    web    = { cpu = 512, memory = 1024, min = 2, max = 10, health = "web" }
-    worker = { cpu = 1024, memory = 2048, min = 2, max = 10, health = "worker" }
-    jobs   = { cpu = 1024, memory = 2048, min = 2, max = 10, health = "worker" }
+    web    = { cpu = 512, memory = 1024, min = 2, max = 10 }
+    worker = { cpu = 1024, memory = 2048, min = 2, max = 10 }
+    jobs   = { cpu = 1024, memory = 2048, min = 2, max = 10 }
     # 100 rows a statement, twice a second: one is enough for any rate that the workers have; the other is a spare.
-    relay = { cpu = 256, memory = 512, min = 2, max = 2, health = "relay" }
+    relay = { cpu = 256, memory = 512, min = 2, max = 2 }
     # One asks for the sweeps. Two, during a deploy, ask twice, which is harmless (tasks/schedule.py).
-    beat = { cpu = 256, memory = 512, min = 1, max = 1, health = "beat" }
+    beat = { cpu = 256, memory = 512, min = 1, max = 1 }
   }
 
   # Started by hand (outputs.tf prints how), entered through SSM, gone after an hour. It is how people reach database and
   # cache, by port forwarding, and where `okuru dlq` runs. No bastion: no key, no open port, nothing that runs at night.
-  operator = { cpu = 256, memory = 512, min = 0, max = 0, health = null }
+  operator = { cpu = 256, memory = 512, min = 0, max = 0 }
 
   tasks = merge(local.processes, { operator = local.operator })
+
+  # Seconds that a worker told to stop gives what runs: below the 120 s between TERM and KILL (modules/service).
+  worker_grace = 100
 
   image = {
     repository_arn = aws_ecr_repository.okuru.arn
@@ -41,7 +44,7 @@ locals {
       METRICS_PORT     = "9090"
       AWS_REGION       = var.region
       QUEUE_URL_PREFIX = "https://sqs.${var.region}.amazonaws.com/${local.account}/${local.name}-"
-      WORKER_GRACE     = "100" # below the 120 s between TERM and KILL (modules/service)
+      WORKER_GRACE     = tostring(local.worker_grace)
       DD_TRACE_ENABLED = "false"
 
       # The password is PGPASSWORD. TLS without the authority's name: its certificates are not in the image.
@@ -65,7 +68,7 @@ module "service" {
   interactive   = !contains(keys(local.procfile), each.key)
   command       = lookup(local.procfile, each.key, "sleep 3600")
   image         = local.image
-  health        = each.value.health
+  health        = contains(keys(local.procfile), each.key) ? each.key : null
   cpu           = each.value.cpu + (var.datadog_enabled ? 256 : 0)
   memory        = each.value.memory + (var.datadog_enabled ? 512 : 0)
   desired_count = local.capacity[each.key].min

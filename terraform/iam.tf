@@ -21,9 +21,10 @@ locals {
   # {process: {action of SQS: queues}}
   sqs_grants = merge(
     {
-      web   = {}
-      beat  = { SendMessage = ["maintenance"] }
-      relay = { SendMessage = local.live_queues }
+      web  = {}
+      beat = { SendMessage = ["maintenance"] }
+      # Not to those on which others put plain JSON: nobody stages a task for them.
+      relay = { SendMessage = [for queue, entry in local.queues : queue if !can(entry.foreign_task)] }
       # okuru dlq redrive, discard; okuru queues check, stats. A redrive is a new send, by the relay: no SendMessage.
       operator = {
         GetQueueAttributes      = concat(local.live_queues, local.dead_letters)
@@ -68,7 +69,7 @@ locals {
           condition = { StringEquals = { "kms:ViaService" = "sqs.${var.region}.amazonaws.com" } }
         } if length(setintersection(keys(local.sqs_grants[process]), keys(local.kms_actions))) > 0
       ],
-      # A job may take 900 s, a stop 120 s: while one runs, its worker asks ECS not to choose its task when it scales in.
+      # What takes longer than a stop: while it runs, the worker asks ECS not to choose its task (docs/adr/0021).
       !contains(local.protected, process) ? [] : [{
         sid       = "ProtectItself"
         actions   = ["ecs:GetTaskProtection", "ecs:UpdateTaskProtection"]
@@ -90,8 +91,11 @@ locals {
     )
   }
 
-  # Processes whose tasks may take longer than a stop.
-  protected = ["jobs"]
+  # By the rule of tasks/engine/engine.py: processes that may hold a message for longer than the grace.
+  protected = [
+    for process, queues in local.groups : process
+    if max([for queue in queues : local.queues[queue].max_hold]...) > local.worker_grace
+  ]
 }
 
 # --- roles of AWS's own services ----------------------------------------------------------------

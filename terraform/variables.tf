@@ -43,6 +43,17 @@ variable "region" {
   default     = "ap-northeast-1"
 }
 
+variable "zones" {
+  description = "Two availability zones. By name: one that AWS adds must not move a subnet."
+  type        = list(string)
+  default     = ["ap-northeast-1a", "ap-northeast-1c"]
+
+  validation {
+    condition     = length(distinct(var.zones)) == 2
+    error_message = "two zones."
+  }
+}
+
 variable "github_repository" {
   description = "owner/name of the repository whose main branch may deploy."
   type        = string

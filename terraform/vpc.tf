@@ -9,16 +9,11 @@
 #                             take both down with its own. Endpoints keep what we say to AWS off it: it
 #                             costs less per GB, and SQS and secrets do not depend on the NAT.
 
-data "aws_availability_zones" "available" {
-  state = "available"
-}
-
 locals {
-  zones = slice(data.aws_availability_zones.available.names, 0, 2)
-  cidr  = "10.20.0.0/16"
+  cidr = "10.20.0.0/16"
 
   # {zone: number}, and of those that have a NAT gateway
-  zone_numbers = { for number, zone in local.zones : zone => number }
+  zone_numbers = { for number, zone in var.zones : zone => number }
   nat_zones    = var.private_network ? local.zone_numbers : {}
 
   task_subnets = [for subnet in values(var.private_network ? aws_subnet.private : aws_subnet.public) : subnet.id]

@@ -12,10 +12,6 @@ mock_data "aws_region" {
   defaults = { name = "ap-northeast-1" }
 }
 
-mock_data "aws_availability_zones" {
-  defaults = { names = ["ap-northeast-1a", "ap-northeast-1c", "ap-northeast-1d"] }
-}
-
 mock_data "aws_iam_openid_connect_provider" {
   defaults = { arn = "arn:aws:iam::111111111111:oidc-provider/token.actions.githubusercontent.com" }
 }
