@@ -25,11 +25,11 @@ WITH_STACK = env=$${OKURU_HOME:-.local}/env; test -r $$env || { echo "No stack i
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo run send-task send-notification send-data-sync test test-unit test-integration infra-test test-coverage chaos bench lint format \
-	migrate-up migrate-down migrate-create migrate-check reset-db requirements clean
+	migrate-up migrate-down migrate-create migrate-check reset-db requirements clean tf-init tf-plan tf-apply tf-destroy
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
-	@echo "  Variables: PORT, OKURU_HOME, GIFTS, FAILURE_RATE, PYTHON"
+	@echo "  Variables: PORT, OKURU_HOME, GIFTS, FAILURE_RATE, PYTHON, ENV"
 
 setup: $(READY) ## Make the virtual environments; the other targets do it by themselves
 	@echo "Ready: make demo, make run, make test"
@@ -107,6 +107,24 @@ clean: ## Delete the virtual environments, all local data and all caches
 	rm -rf $(VENV) .local build htmlcov .coverage .coverage.* *.egg-info \
 		.pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ENV: dev or prod. TF_STATE_BUCKET: where the state lies. docs/IMPORT_NOTES.md: before the first time.
+ENV ?= dev
+TERRAFORM := terraform -chdir=terraform
+TF_VARS = -var-file=environments/$(ENV).tfvars
+
+tf-init: ## Connect terraform/ to the state of ENV in TF_STATE_BUCKET
+	$(TERRAFORM) init -reconfigure -backend-config=key=okuru/$(ENV).tfstate \
+		-backend-config=bucket=$(or $(TF_STATE_BUCKET),$(error the bucket of the states: make tf-init TF_STATE_BUCKET=name))
+
+tf-plan: ## Say what would change in ENV, and keep it for tf-apply
+	$(TERRAFORM) plan $(TF_VARS) -out=$(ENV).tfplan
+
+tf-apply: ## Do what the last tf-plan of ENV has said
+	$(TERRAFORM) apply $(ENV).tfplan
+
+tf-destroy: ## Take all of ENV away (Terraform asks first; prod is protected)
+	$(TERRAFORM) destroy $(TF_VARS)
 
 UV_INSTALL := $(BIN)/uv pip install --quiet --require-hashes --python
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet

@@ -6,13 +6,11 @@ output "load_balancer" {
 }
 
 output "deploy" {
-  description = "What .github/workflows/deploy.yml needs, as variables of the GitHub environment."
+  description = "What .github/workflows/deploy.yml reads, beside API_URL, as variables of the GitHub environment."
   value = {
     AWS_REGION      = var.region
     AWS_DEPLOY_ROLE = aws_iam_role.deploy.arn
     ECR_REPOSITORY  = aws_ecr_repository.okuru.repository_url
-    ECS_CLUSTER     = aws_ecs_cluster.main.name
-    ECS_SERVICES    = join(" ", [for process in keys(local.processes) : module.service[process].name])
   }
 }
 

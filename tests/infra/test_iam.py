@@ -8,6 +8,7 @@ their role in Terraform allows: nothing is missing, nothing is more.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -404,3 +405,20 @@ def test_a_deploy_hands_tasks_only_the_roles_of_our_services(prod: State) -> Non
     }
     others = [address for address, each in prod.statements() if "iam:PassRole" in each["Action"]]
     assert others == ["aws_iam_role_policy.deploy"]
+
+
+def test_a_deploy_may_do_what_it_calls(prod: State) -> None:
+    ecs = pytest.importorskip("okuru.ecs", reason="there is no `okuru deploy` yet")
+    calls = set(
+        re.findall(r"self\._(ecs|logs)\.([a-z]+_[a-z_]+)\(", Path(ecs.__file__).read_text())
+    )
+    called = {f"{client}:{name.title().replace('_', '')}" for client, name in calls}
+    allowed = {
+        action
+        for _, each in prod.statements("aws_iam_role_policy.deploy")
+        for action in each["Action"]
+        if action.startswith(("ecs:", "logs:"))
+    }
+
+    assert called
+    assert allowed == called | {"ecs:TagResource"}  # it registers revisions with a tag
