@@ -21,10 +21,12 @@ locals {
   #   worker   plan with 2 s a gift and 60 s of waiting: 60 × 4 ÷ 2 = 120. If every call takes 8 s, 120 wait for
   #            240 s: still within the 300 s of the promise (95 % SENT within five minutes), while new tasks come.
   #   jobs     plan with 30 s a job and 300 s of waiting: 300 × 4 ÷ 30 = 40. Jobs have no promised time.
+  #
+  # `alarm`: the age in seconds of a message at which scaling has evidently not helped.
   pool_processes = 4 # WORKER_COUNT's default
   plan = {
-    worker = { wait = 60, seconds = 2 }
-    jobs   = { wait = 300, seconds = 30 }
+    worker = { wait = 60, seconds = 2, alarm = 300 }
+    jobs   = { wait = 300, seconds = 30, alarm = 900 }
   }
   backlog_per_task = { for process, plan in local.plan : process => plan.wait * local.pool_processes / plan.seconds }
 }
@@ -117,12 +119,12 @@ resource "aws_appautoscaling_policy" "backlog" {
 
 # The API: by requests, which lead, and by CPU, which catches what requests do not tell.
 #
-#   requests   a process of gunicorn does 100 accepts a second on one core with room to spare (docs/performance.md: 375 measured
-#              on one whole core), a task has half a core: 50 × 60 = 3,000 a minute.
+#   requests   an accept costs 2 ms of CPU (docs/performance.md), and a task has half a core: 250 a second at the very
+#              most. 100 a second, 6,000 a minute, use 40 % of it: room for what a minute may bring.
 #   CPU 70 %   leaves a third for the minute in which the next task starts.
 resource "aws_appautoscaling_policy" "web" {
   for_each = {
-    ALBRequestCountPerTarget        = { target = 3000, label = "${aws_lb.api.arn_suffix}/${aws_lb_target_group.web.arn_suffix}" }
+    ALBRequestCountPerTarget        = { target = 6000, label = "${aws_lb.api.arn_suffix}/${aws_lb_target_group.web.arn_suffix}" }
     ECSServiceAverageCPUUtilization = { target = 70, label = null }
   }
 

@@ -72,7 +72,8 @@ module "service" {
   cpu           = each.value.cpu + (var.datadog_enabled ? 256 : 0)
   memory        = each.value.memory + (var.datadog_enabled ? 512 : 0)
   desired_count = local.capacity[each.key].min
-  target_group  = each.key == "web" ? { arn = aws_lb_target_group.web.arn, port = local.web_port } : null
+  # By way of the listener: a target group takes tasks only once something forwards to it.
+  target_group = each.key == "web" ? { arn = aws_lb_listener.https.default_action[0].target_group_arn, port = local.web_port } : null
 
   environment = merge(local.environment, each.key == "web" ? { HOST = "0.0.0.0" } : {})
   secrets     = local.process_secrets
@@ -82,7 +83,4 @@ module "service" {
     arn  = aws_cloudwatch_log_group.process[each.key].arn
   }
   datadog = local.datadog
-
-  # The target group takes tasks only once a listener forwards to it.
-  depends_on = [aws_lb_listener.https]
 }

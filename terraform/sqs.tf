@@ -7,6 +7,7 @@ module "messaging" {
   queues           = local.queues
   kms_key_arn      = one(aws_kms_key.queues[*].arn)
   alarm_topic_arns = local.alarm_topics
+  oldest_seconds   = { for queue, entry in local.queues : queue => local.plan[entry.group].alarm }
 }
 
 # In production a key of our own: who may read messages is then said twice, by queue and by key, and every use is in

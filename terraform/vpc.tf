@@ -12,6 +12,9 @@
 locals {
   cidr = "10.20.0.0/16"
 
+  # What tasks say to AWS: pull, log, read secrets, queues, and an operator's session. Not KMS: SQS calls it, not we.
+  endpoints = var.private_network ? toset(["ecr.api", "ecr.dkr", "logs", "secretsmanager", "sqs", "ssmmessages"]) : []
+
   # {zone: number}, and of those that have a NAT gateway
   zone_numbers = { for number, zone in var.zones : zone => number }
   nat_zones    = var.private_network ? local.zone_numbers : {}
@@ -122,7 +125,7 @@ resource "aws_route" "nat" {
 }
 
 resource "aws_vpc_endpoint" "interface" {
-  for_each = var.private_network ? toset(["ecr.api", "ecr.dkr", "kms", "logs", "secretsmanager", "sqs", "ssm", "ssmmessages"]) : []
+  for_each = local.endpoints
 
   vpc_id              = aws_vpc.main.id
   vpc_endpoint_type   = "Interface"

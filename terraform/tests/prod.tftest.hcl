@@ -46,10 +46,7 @@ run "prod" {
   }
 
   assert {
-    condition = length(setsubtract(
-      ["ecr.api", "ecr.dkr", "kms", "logs", "secretsmanager", "sqs", "ssm", "ssmmessages"],
-      keys(aws_vpc_endpoint.interface),
-    )) == 0 && length(aws_vpc_endpoint.s3) == 1
+    condition     = toset(keys(aws_vpc_endpoint.interface)) == toset(["ecr.api", "ecr.dkr", "logs", "secretsmanager", "sqs", "ssmmessages"]) && length(aws_vpc_endpoint.s3) == 1
     error_message = "what is said to AWS stays inside"
   }
 

@@ -19,12 +19,12 @@ resource "aws_cloudwatch_metric_alarm" "dead_letters" {
   ok_actions          = var.alarm_topic_arns
 }
 
-# 95 % of what is sent has five minutes. Whatever the depth, an old message means that the promise breaks.
+# Whatever the depth: a message that has waited for long means that a promise breaks.
 resource "aws_cloudwatch_metric_alarm" "oldest" {
   for_each = var.alarms ? var.queues : {}
 
   alarm_name          = "${var.prefix}${each.key}-oldest"
-  alarm_description   = "The oldest message of ${var.prefix}${each.key} has waited for ${var.oldest_seconds} s: are its workers running, and enough of them?"
+  alarm_description   = "The oldest message of ${var.prefix}${each.key} has waited for too long: are its workers running, and enough of them?"
   namespace           = "AWS/SQS"
   metric_name         = "ApproximateAgeOfOldestMessage"
   dimensions          = { QueueName = aws_sqs_queue.queue[each.key].name }
@@ -33,7 +33,7 @@ resource "aws_cloudwatch_metric_alarm" "oldest" {
   evaluation_periods  = 5
   datapoints_to_alarm = 3
   comparison_operator = "GreaterThanThreshold"
-  threshold           = var.oldest_seconds
+  threshold           = lookup(var.oldest_seconds, each.key, 300)
   treat_missing_data  = "notBreaching"
   alarm_actions       = var.alarm_topic_arns
   ok_actions          = var.alarm_topic_arns

@@ -37,7 +37,7 @@ variable "alarm_topic_arns" {
 }
 
 variable "oldest_seconds" {
-  description = "Age of the oldest message that raises an alarm."
-  type        = number
-  default     = 300
+  description = "{queue: age of its oldest message that raises an alarm}; 300 for those that are not named."
+  type        = map(number)
+  default     = {}
 }
