@@ -16,7 +16,7 @@ locals {
     web    = { cpu = 512, memory = 1024, min = 2, max = 10 }
     worker = { cpu = 1024, memory = 2048, min = 2, max = 10 }
     jobs   = { cpu = 1024, memory = 2048, min = 2, max = 10 }
-    # 100 rows a statement, twice a second: one is enough for any rate that the workers have; the other is a spare.
+    # Any number may run; the second is a spare.
     relay = { cpu = 256, memory = 512, min = 2, max = 2 }
     # One asks for the sweeps. Two, during a deploy, ask twice, which is harmless (tasks/schedule.py).
     beat = { cpu = 256, memory = 512, min = 1, max = 1 }
@@ -37,23 +37,24 @@ locals {
   }
 
   # docs/configuration.md. What is not here has its default.
-  environment = merge(
-    {
-      ENVIRONMENT      = "production" # also of dev: what needs no credentials is for one's own machine only
-      LOG_FORMAT       = "json"
-      METRICS_PORT     = "9090"
-      AWS_REGION       = var.region
-      QUEUE_URL_PREFIX = "https://sqs.${var.region}.amazonaws.com/${local.account}/${local.name}-"
-      WORKER_GRACE     = tostring(local.worker_grace)
-      DD_TRACE_ENABLED = "false"
+  environment = {
+    ENVIRONMENT      = "production" # also of dev: what needs no credentials is for one's own machine only
+    LOG_FORMAT       = "json"
+    METRICS_PORT     = "9090"
+    AWS_REGION       = var.region
+    QUEUE_URL_PREFIX = "https://sqs.${var.region}.amazonaws.com/${local.account}/${local.name}-"
+    WORKER_GRACE     = tostring(local.worker_grace)
+    DD_TRACE_ENABLED = "false"
 
-      # The password is PGPASSWORD. TLS without the authority's name: its certificates are not in the image.
-      DATABASE_URL = "postgresql+psycopg2://${aws_db_instance.database.username}@${aws_db_instance.database.endpoint}/${aws_db_instance.database.db_name}?sslmode=require"
-      # Two processes of ten tasks of the API may hold ten each: 200 of the 400 that 4 GB of memory allow.
-      DB_MAX_OPEN_CONNS = "10"
-    },
-    var.sender_url == null ? {} : { SENDER = "webhook", SENDER_URL = var.sender_url },
-  )
+    # The password is PGPASSWORD. TLS without the authority's name: its certificates are not in the image.
+    DATABASE_URL = "postgresql+psycopg2://${aws_db_instance.database.username}@${aws_db_instance.database.endpoint}/${aws_db_instance.database.db_name}?sslmode=require"
+    # Two processes of ten tasks of the API may hold ten each: 200 of the 400 that 4 GB of memory allow.
+    DB_MAX_OPEN_CONNS = "10"
+  }
+
+  # Who knows where the provider is and how its calls are signed: the one that calls it, and the API, which has to know
+  # that nothing is simulated (app/config.py asks whoever knows that for all of it).
+  sending = var.sender_url == null ? [] : ["web", local.queues["gifts"].group]
 }
 
 module "service" {
@@ -69,15 +70,19 @@ module "service" {
   command       = lookup(local.procfile, each.key, "sleep 3600")
   image         = local.image
   health        = contains(keys(local.procfile), each.key) ? each.key : null
-  cpu           = each.value.cpu + (var.datadog_enabled ? 256 : 0)
-  memory        = each.value.memory + (var.datadog_enabled ? 512 : 0)
+  cpu           = each.value.cpu
+  memory        = each.value.memory * (var.datadog_enabled ? 2 : 1) # an agent and a log router want 300 MiB
   desired_count = local.capacity[each.key].min
   # By way of the listener: a target group takes tasks only once something forwards to it.
   target_group = each.key == "web" ? { arn = aws_lb_listener.https.default_action[0].target_group_arn, port = local.web_port } : null
 
-  environment = merge(local.environment, each.key == "web" ? { HOST = "0.0.0.0" } : {})
-  secrets     = local.process_secrets
-  statements  = local.statements[each.key]
+  environment = merge(
+    local.environment,
+    each.key == "web" ? { HOST = "0.0.0.0" } : {},
+    contains(local.sending, each.key) ? { SENDER = "webhook", SENDER_URL = var.sender_url } : {},
+  )
+  secrets    = merge(local.process_secrets, contains(local.sending, each.key) ? local.sender_secrets : {})
+  statements = local.statements[each.key]
   log_group = {
     name = aws_cloudwatch_log_group.process[each.key].name
     arn  = aws_cloudwatch_log_group.process[each.key].arn

@@ -18,10 +18,9 @@ locals {
   # Whoever consumes the sweeps is the reconciler: it looks into every dead-letter queue, and how deep every queue is.
   reconciler = local.queues["maintenance"].group
 
-  # {process: {action of SQS: queues}}
+  # {process: {action of SQS: queues}}. Who is not named has none: the API never calls SQS.
   sqs_grants = merge(
     {
-      web  = {}
       beat = { SendMessage = ["maintenance"] }
       # Not to those on which others put plain JSON: nobody stages a task for them.
       relay = { SendMessage = [for queue, entry in local.queues : queue if !can(entry.foreign_task)] }
@@ -54,7 +53,7 @@ locals {
   statements = {
     for process in keys(local.tasks) : process => concat(
       [
-        for action, queues in local.sqs_grants[process] : {
+        for action, queues in try(local.sqs_grants[process], {}) : {
           sid       = "Sqs${action}"
           actions   = ["sqs:${action}"]
           resources = [for queue in queues : local.queue_arns[queue]]
@@ -64,10 +63,10 @@ locals {
       [
         for key in aws_kms_key.queues : {
           sid       = "QueueKey"
-          actions   = distinct(flatten([for action in keys(local.sqs_grants[process]) : lookup(local.kms_actions, action, [])]))
+          actions   = distinct(flatten([for action in keys(try(local.sqs_grants[process], {})) : lookup(local.kms_actions, action, [])]))
           resources = [key.arn]
           condition = { StringEquals = { "kms:ViaService" = "sqs.${var.region}.amazonaws.com" } }
-        } if length(setintersection(keys(local.sqs_grants[process]), keys(local.kms_actions))) > 0
+        } if length(setintersection(keys(try(local.sqs_grants[process], {})), keys(local.kms_actions))) > 0
       ],
       # What takes longer than a stop: while it runs, the worker asks ECS not to choose its task (docs/adr/0021).
       !contains(local.protected, process) ? [] : [{

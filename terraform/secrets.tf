@@ -15,14 +15,12 @@ locals {
     var.datadog_enabled ? { datadog-api-key = "DD_API_KEY of agents and log routers" } : {},
   )
 
-  # {environment variable of the processes: its secret}
-  process_secrets = merge(
-    {
-      PGPASSWORD = aws_secretsmanager_secret.secret["database-password"].arn
-      REDIS_URL  = aws_secretsmanager_secret.secret["cache-url"].arn
-    },
-    var.sender_url == null ? {} : { SENDER_SECRET = aws_secretsmanager_secret.secret["sender-secret"].arn },
-  )
+  # {environment variable: its secret}, of every process and of those who call the provider
+  process_secrets = {
+    PGPASSWORD = aws_secretsmanager_secret.secret["database-password"].arn
+    REDIS_URL  = aws_secretsmanager_secret.secret["cache-url"].arn
+  }
+  sender_secrets = { for secret in aws_secretsmanager_secret.secret : "SENDER_SECRET" => secret.arn if endswith(secret.name, "/sender-secret") }
 }
 
 resource "aws_secretsmanager_secret" "secret" {

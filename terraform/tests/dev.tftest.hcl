@@ -113,7 +113,7 @@ run "without_datadog" {
   }
 
   assert {
-    condition     = !contains(keys(local.process_secrets), "SENDER_SECRET") && !contains(keys(local.environment), "SENDER")
+    condition     = length(local.sending) == 0 && !contains(keys(local.secrets), "sender-secret")
     error_message = "the simulated provider has no secret"
   }
 }

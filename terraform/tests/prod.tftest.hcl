@@ -208,7 +208,7 @@ run "prod" {
   # --- secrets ---
 
   assert {
-    condition     = toset(keys(local.process_secrets)) == toset(["PGPASSWORD", "REDIS_URL", "SENDER_SECRET"])
+    condition     = toset(keys(local.process_secrets)) == toset(["PGPASSWORD", "REDIS_URL"]) && toset(keys(local.sender_secrets)) == toset(["SENDER_SECRET"]) && toset(local.sending) == toset(["web", "worker"])
     error_message = "what is secret is read from Secrets Manager"
   }
 

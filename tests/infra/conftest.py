@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.infra.terraform import Terraform
+from tests.infra.terraform import State, Terraform
 
 #: Where `make infra-test` puts the linters.
 LINTERS = Path(sys.prefix) / "emulators" / "infra" / "bin"
@@ -44,3 +44,15 @@ def terraform(tool: Callable[[str], str], tmp_path_factory: pytest.TempPathFacto
         )
     assert done.returncode == 0, done.stderr
     return made
+
+
+@pytest.fixture(scope="session")
+def prod(terraform: Terraform) -> State:
+    """What production would consist of, with everything that can be switched on."""
+    return terraform.environment("prod")
+
+
+@pytest.fixture(scope="session", params=["dev", "prod"])
+def state(request: pytest.FixtureRequest, terraform: Terraform) -> State:
+    """What each environment would consist of."""
+    return terraform.environment(request.param)

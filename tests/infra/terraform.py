@@ -13,6 +13,8 @@ from typing import Any
 
 PROJECT = Path(__file__).parents[2]
 ROOT = PROJECT / "terraform"
+#: What people start and enter: a task, and no process of the Procfile.
+OPERATOR = "operator"
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ class State:
     def process_container(self, process: str) -> dict[str, Any]:
         return next(each for each in self.containers()[process] if each["name"] == process)
 
+    def variables(self, process: str) -> dict[str, str]:
+        """The environment of a process, but for its secrets."""
+        container = self.process_container(process)
+        return {each["name"]: each["value"] for each in container["environment"]}
+
     def statements(self, role: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
         """(address of the policy, statement) of every policy whose address ends so."""
         for each in self.of("aws_iam_role_policy"):
@@ -86,8 +93,10 @@ class Terraform:
     def __init__(self, program: str, data: Path, *, root: Path = ROOT) -> None:
         self._program = program
         self._root = root
+        # A mirror in the caller's configuration may serve; their variables and arguments may not.
+        foreign = ("TF_VAR_", "TF_CLI_ARGS", "TF_WORKSPACE", "TF_LOG", "AWS_")
         self._environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("TF_")},
+            **{name: value for name, value in os.environ.items() if not name.startswith(foreign)},
             "TF_DATA_DIR": str(data),
             "TF_IN_AUTOMATION": "1",
             "CHECKPOINT_DISABLE": "1",
@@ -113,6 +122,12 @@ class Terraform:
         if name not in self._tested:
             self._tested[name] = self._test(name)
         return self._tested[name]
+
+    def environment(self, name: str) -> State:
+        """What an environment would consist of: the run of that name, in the file of that name."""
+        tested = self.test(name)
+        assert name in tested.states, tested.said
+        return tested.states[name]
 
     def _test(self, name: str) -> Tested:
         done = self("test", "-json", "-verbose", f"-filter=tests/{name}.tftest.hcl")

@@ -48,6 +48,11 @@ variable "cpu" {
 variable "memory" {
   description = "MiB of the whole task."
   type        = number
+
+  validation {
+    condition     = contains([256, 512, 1024, 2048, 4096], var.cpu) && var.memory >= 2 * var.cpu && var.memory <= 8 * var.cpu
+    error_message = "Fargate has 256, 512, 1024, 2048, 4096 CPU units, and 2 to 8 MiB for each."
+  }
 }
 
 variable "desired_count" {
