@@ -25,11 +25,11 @@ WITH_STACK = env=$${OKURU_HOME:-.local}/env; test -r $$env || { echo "No stack i
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo run send-task send-notification send-data-sync test test-unit test-integration infra-test test-coverage chaos bench lint format \
-	migrate-up migrate-down migrate-create migrate-check reset-db requirements clean tf-init tf-plan tf-apply tf-destroy
+	migrate-up migrate-down migrate-create migrate-check reset-db requirements clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
-	@echo "  Variables: PORT, OKURU_HOME, GIFTS, FAILURE_RATE, PYTHON, ENV"
+	@echo "  Variables: PORT, OKURU_HOME, GIFTS, FAILURE_RATE, PYTHON, ENV, TF_STATE_BUCKET"
 
 setup: $(READY) ## Make the virtual environments; the other targets do it by themselves
 	@echo "Ready: make demo, make run, make test"
@@ -95,23 +95,11 @@ migrate-check: $(READY) ## Fail if the models and the migrations differ
 reset-db: $(READY) ## Delete the local database and queues
 	@$(BIN)/okuru reset-db
 
-requirements: $(READY) $(BENCH_NODE) ## Compile requirements/*.in to *.txt again
-	@for name in app dev sqs-emulator bench infra; do (cd requirements && \
-		UV_CUSTOM_COMPILE_COMMAND="make requirements" ../$(BIN)/uv pip compile --quiet --universal \
-		--python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url $$name.in -o $$name.txt) || exit; done
-	@awk '/^[a-z]/ { wanted = /^uv==/ } wanted && !/# via/' requirements/dev.txt > requirements/uv.txt
-	@cd requirements/bench && $(BENCH_NPM) install --package-lock-only --omit-lockfile-registry-resolved
-
-clean: ## Delete the virtual environments, all local data and all caches
-	@if [ -x $(BIN)/okuru ]; then $(BIN)/okuru reset-db --yes; fi
-	rm -rf $(VENV) .local build htmlcov .coverage .coverage.* *.egg-info \
-		.pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
-
 # ENV: dev or prod. TF_STATE_BUCKET: where the state lies. docs/IMPORT_NOTES.md: before the first time.
 ENV ?= dev
 TERRAFORM := terraform -chdir=terraform
 TF_VARS = -var-file=environments/$(ENV).tfvars
+.PHONY: tf-init tf-plan tf-apply tf-destroy
 
 tf-init: ## Connect terraform/ to the state of ENV in TF_STATE_BUCKET
 	$(TERRAFORM) init -reconfigure -backend-config=key=okuru/$(ENV).tfstate \
@@ -125,6 +113,19 @@ tf-apply: ## Do what the last tf-plan of ENV has said
 
 tf-destroy: ## Take all of ENV away (Terraform asks first; prod is protected)
 	$(TERRAFORM) destroy $(TF_VARS)
+
+requirements: $(READY) $(BENCH_NODE) ## Compile requirements/*.in to *.txt again
+	@for name in app dev sqs-emulator bench infra; do (cd requirements && \
+		UV_CUSTOM_COMPILE_COMMAND="make requirements" ../$(BIN)/uv pip compile --quiet --universal \
+		--python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url $$name.in -o $$name.txt) || exit; done
+	@awk '/^[a-z]/ { wanted = /^uv==/ } wanted && !/# via/' requirements/dev.txt > requirements/uv.txt
+	@cd requirements/bench && $(BENCH_NPM) install --package-lock-only --omit-lockfile-registry-resolved
+
+clean: ## Delete the virtual environments, all local data and all caches
+	@if [ -x $(BIN)/okuru ]; then $(BIN)/okuru reset-db --yes; fi
+	rm -rf $(VENV) .local build htmlcov .coverage .coverage.* *.egg-info \
+		.pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 UV_INSTALL := $(BIN)/uv pip install --quiet --require-hashes --python
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
