@@ -102,10 +102,8 @@ run "dev" {
     condition     = strcontains(output.operator.start, "assignPublicIp=ENABLED")
     error_message = "an operator's task in a public subnet needs an address"
   }
-}
 
-run "without_datadog" {
-  command = plan
+  # --- what is off ---
 
   assert {
     condition     = length(aws_iam_role.datadog) == 0 && !contains(keys(local.secrets), "datadog-api-key")
