@@ -32,7 +32,7 @@ COMPOSE := docker compose --env-file .env.docker
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
-	@echo "  Variables: PORT, OKURU_HOME, GIFTS, FAILURE_RATE, PYTHON"
+	@echo "  Variables: PORT, OKURU_HOME, GIFTS, FAILURE_RATE, PYTHON, ENV, TF_STATE_BUCKET"
 
 setup: $(READY) ## Make the virtual environments; the other targets do it by themselves
 	@echo "Ready: make demo, make run, make test"
@@ -97,6 +97,25 @@ migrate-check: $(READY) ## Fail if the models and the migrations differ
 
 reset-db: $(READY) ## Delete the local database and queues
 	@$(BIN)/okuru reset-db
+
+# ENV: dev or prod. TF_STATE_BUCKET: where the state lies. docs/IMPORT_NOTES.md: before the first time.
+ENV ?= dev
+TERRAFORM := terraform -chdir=terraform
+TF_VARS = -var-file=environments/$(ENV).tfvars
+.PHONY: tf-init tf-plan tf-apply tf-destroy
+
+tf-init: ## Connect terraform/ to the state of ENV in TF_STATE_BUCKET
+	$(TERRAFORM) init -reconfigure -backend-config=key=okuru/$(ENV).tfstate \
+		-backend-config=bucket=$(or $(TF_STATE_BUCKET),$(error the bucket of the states: make tf-init TF_STATE_BUCKET=name))
+
+tf-plan: ## Say what would change in ENV, and keep it for tf-apply
+	$(TERRAFORM) plan $(TF_VARS) -out=$(ENV).tfplan
+
+tf-apply: ## Do what the last tf-plan of ENV has said
+	$(TERRAFORM) apply $(ENV).tfplan
+
+tf-destroy: ## Take all of ENV away (Terraform asks first; prod is protected)
+	$(TERRAFORM) destroy $(TF_VARS)
 
 requirements: $(READY) $(BENCH_NODE) ## Compile requirements/*.in to *.txt again
 	@for name in app dev sqs-emulator bench infra; do (cd requirements && \

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.infra.terraform import State, Terraform
+
 #: Where `make infra-test` puts the linters.
 LINTERS = Path(sys.prefix) / "emulators" / "infra" / "bin"
 
@@ -28,3 +30,29 @@ def tool() -> Callable[[str], str]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def terraform(tool: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Terraform:
+    """Terraform with its provider; skips the test if there is no way to get that."""
+    made = Terraform(tool("terraform"), tmp_path_factory.mktemp("terraform"))
+    done = made.init("-lockfile=readonly")
+    if done.returncode and not os.environ.get("TF_PLUGIN_DIR"):
+        pytest.skip(
+            "Terraform's provider cannot be fetched (TF_PLUGIN_DIR names a mirror of it): "
+            + " ".join(done.stderr.split())[:200]
+        )
+    assert done.returncode == 0, done.stderr
+    return made
+
+
+@pytest.fixture(scope="session")
+def prod(terraform: Terraform) -> State:
+    """What production would consist of, with everything that can be switched on."""
+    return terraform.environment("prod")
+
+
+@pytest.fixture(scope="session", params=["dev", "prod"])
+def state(request: pytest.FixtureRequest, terraform: Terraform) -> State:
+    """What each environment would consist of."""
+    return terraform.environment(request.param)

@@ -1,0 +1,91 @@
+# A service for each process of the Procfile, and one task that operators start when they need it.
+
+resource "aws_ecs_cluster" "main" {
+  name = local.name
+
+  setting {
+    name  = "containerInsights"
+    value = "enabled"
+  }
+}
+
+locals {
+  # What the Procfile does not say; a test holds the keys equal to its processes. In production at least two of what
+  # the promise depends on, in two zones. `min` and `max` differ where there is something to scale by (autoscaling.tf).
+  processes = {
+    web    = { cpu = 512, memory = 1024, min = 2, max = 10 }
+    worker = { cpu = 1024, memory = 2048, min = 2, max = 10 }
+    jobs   = { cpu = 1024, memory = 2048, min = 2, max = 10 }
+    # Any number may run; the second is a spare.
+    relay = { cpu = 256, memory = 512, min = 2, max = 2 }
+    # One asks for the sweeps. Two, during a deploy, ask twice, which is harmless (tasks/schedule.py).
+    beat = { cpu = 256, memory = 512, min = 1, max = 1 }
+  }
+
+  # Started by hand (outputs.tf prints how), entered through SSM, gone after an hour. It is how people reach database and
+  # cache, by port forwarding, and where `okuru dlq` runs. No bastion: no key, no open port, nothing that runs at night.
+  operator = { cpu = 256, memory = 512, min = 0, max = 0 }
+
+  tasks = merge(local.processes, { operator = local.operator })
+
+  # Seconds that a worker told to stop gives what runs: below the 120 s between TERM and KILL (modules/service).
+  worker_grace = 100
+
+  image = {
+    repository_arn = aws_ecr_repository.okuru.arn
+    reference      = "${aws_ecr_repository.okuru.repository_url}${startswith(var.image_tag, "sha256:") ? "@" : ":"}${var.image_tag}"
+  }
+
+  # docs/configuration.md. What is not here has its default.
+  environment = {
+    ENVIRONMENT      = "production" # also of dev: what needs no credentials is for one's own machine only
+    LOG_FORMAT       = "json"
+    METRICS_PORT     = "9090"
+    AWS_REGION       = var.region
+    QUEUE_URL_PREFIX = "https://sqs.${var.region}.amazonaws.com/${local.account}/${local.name}-"
+    WORKER_GRACE     = tostring(local.worker_grace)
+    DD_TRACE_ENABLED = "false"
+
+    # The password is PGPASSWORD. TLS without the authority's name: its certificates are not in the image.
+    DATABASE_URL = "postgresql+psycopg2://${aws_db_instance.database.username}@${aws_db_instance.database.endpoint}/${aws_db_instance.database.db_name}?sslmode=require"
+    # Two processes of ten tasks of the API may hold ten each: 200 of the 400 that 4 GB of memory allow.
+    DB_MAX_OPEN_CONNS = "10"
+  }
+
+  # Who knows where the provider is and how its calls are signed: the one that calls it, and the API, which has to know
+  # that nothing is simulated (app/config.py asks whoever knows that for all of it).
+  sending = var.sender_url == null ? [] : ["web", local.queues["gifts"].group]
+}
+
+module "service" {
+  source   = "./modules/service"
+  for_each = local.tasks
+
+  name        = each.key
+  prefix      = local.name
+  cluster_arn = aws_ecs_cluster.main.arn
+  network     = { vpc_id = aws_vpc.main.id, subnet_ids = local.task_subnets, public = !var.private_network }
+
+  interactive   = !contains(keys(local.procfile), each.key)
+  command       = lookup(local.procfile, each.key, "sleep 3600")
+  image         = local.image
+  health        = contains(keys(local.procfile), each.key) ? each.key : null
+  cpu           = each.value.cpu
+  memory        = each.value.memory * (var.datadog_enabled ? 2 : 1) # an agent and a log router want 300 MiB
+  desired_count = local.capacity[each.key].min
+  # By way of the listener: a target group takes tasks only once something forwards to it.
+  target_group = each.key == "web" ? { arn = aws_lb_listener.https.default_action[0].target_group_arn, port = local.web_port } : null
+
+  environment = merge(
+    local.environment,
+    each.key == "web" ? { HOST = "0.0.0.0" } : {},
+    contains(local.sending, each.key) ? { SENDER = "webhook", SENDER_URL = var.sender_url } : {},
+  )
+  secrets    = merge(local.process_secrets, contains(local.sending, each.key) ? local.sender_secrets : {})
+  statements = local.statements[each.key]
+  log_group = {
+    name = aws_cloudwatch_log_group.process[each.key].name
+    arn  = aws_cloudwatch_log_group.process[each.key].arn
+  }
+  datadog = local.datadog
+}

@@ -1,0 +1,120 @@
+# What runs in the task.
+
+locals {
+  environment = merge(var.environment, var.datadog == null ? {} : {
+    DD_TRACE_ENABLED              = "true"
+    DD_AGENT_HOST                 = "127.0.0.1" # containers of a task share its network
+    DD_SERVICE                    = "okuru-${var.name}"
+    DD_ENV                        = var.datadog.environment
+    DD_VERSION                    = var.datadog.version
+    DD_CELERY_DISTRIBUTED_TRACING = "true"
+  })
+
+  process = {
+    name      = var.name
+    image     = var.image.reference
+    command   = ["sh", "-c", "exec ${var.command}"]
+    essential = true
+
+    environment = [for name, value in local.environment : { name = name, value = value }]
+    secrets     = [for name, arn in var.secrets : { name = name, valueFrom = arn }]
+
+    user                   = "10001"
+    readonlyRootFilesystem = !var.interactive # the agent of SSM writes to it
+    mountPoints            = [{ sourceVolume = "tmp", containerPath = "/tmp", readOnly = false }]
+    linuxParameters = {
+      initProcessEnabled = true # reaps what a killed pool process leaves
+      capabilities       = { add = [], drop = var.interactive ? [] : ["ALL"] }
+    }
+
+    portMappings = [for group in var.target_group[*] : { containerPort = group.port, hostPort = group.port, protocol = "tcp" }]
+    stopTimeout  = var.stop_timeout
+    healthCheck = var.health == null ? null : {
+      command     = ["CMD", "okuru", "health", var.health]
+      interval    = 30
+      timeout     = 10
+      retries     = 3
+      startPeriod = 60
+    }
+
+    logConfiguration = [local.cloudwatch[var.name], local.firelens][length(var.datadog[*])]
+    dependsOn        = [for _ in var.datadog[*] : { containerName = "log-router", condition = "START" }]
+    dockerLabels = var.datadog == null ? {} : {
+      "com.datadoghq.ad.checks" = jsonencode({
+        openmetrics = { init_config = {}, instances = [var.datadog.openmetrics] }
+      })
+    }
+  }
+
+  containers = concat([local.process], local.sidecars)
+
+  # --- logs ---
+
+  # {container: where its lines go in CloudWatch}
+  cloudwatch = {
+    for container in [var.name, "log-router", "datadog-agent"] : container => {
+      logDriver = "awslogs"
+      options = {
+        awslogs-group         = var.log_group.name
+        awslogs-region        = data.aws_region.current.name
+        awslogs-stream-prefix = container == var.name ? "process" : "sidecar"
+        mode                  = "non-blocking" # a full pipe must not stop a worker
+        max-buffer-size       = "4m"
+      }
+    }
+  }
+
+  firelens = var.datadog == null ? null : {
+    logDriver = "awsfirelens"
+    options = {
+      Name           = "datadog"
+      Host           = "http-intake.logs.${var.datadog.site}"
+      TLS            = "on"
+      compress       = "gzip"
+      provider       = "ecs"
+      dd_service     = "okuru-${var.name}"
+      dd_source      = "python"
+      dd_tags        = "env:${var.datadog.environment},version:${var.datadog.version}"
+      dd_message_key = "log" # the line itself, whose JSON Datadog reads
+    }
+    secretOptions = [{ name = "apikey", valueFrom = var.datadog.api_key_arn }]
+  }
+
+  # --- beside the process, with Datadog: images of others, which write to their own root ---
+
+  sidecars = flatten([for datadog in var.datadog[*] : [
+    {
+      name                  = "log-router"
+      image                 = datadog.logrouter_image
+      essential             = true # without it the process would write into nothing
+      memoryReservation     = 64
+      stopTimeout           = var.stop_timeout # the last lines are those of the stop
+      firelensConfiguration = { type = "fluentbit", options = { enable-ecs-log-metadata = "true" } }
+      logConfiguration      = local.cloudwatch["log-router"]
+    },
+    {
+      name              = "datadog-agent"
+      image             = datadog.agent_image
+      essential         = false # a process that cannot be watched sends gifts all the same
+      memoryReservation = 256
+      environment = [for name, value in {
+        ECS_FARGATE              = "true"
+        DD_SITE                  = datadog.site
+        DD_ENV                   = datadog.environment
+        DD_TAGS                  = "project:okuru process:${var.name}"
+        DD_APM_ENABLED           = "true"
+        DD_LOGS_ENABLED          = "false" # the log router's
+        DD_APM_NON_LOCAL_TRAFFIC = "false"
+      } : { name = name, value = value }]
+      secrets = [{ name = "DD_API_KEY", valueFrom = datadog.api_key_arn }]
+      healthCheck = {
+        command     = ["CMD-SHELL", "agent health"]
+        interval    = 30
+        timeout     = 5
+        retries     = 3
+        startPeriod = 60
+      }
+      logConfiguration = local.cloudwatch["datadog-agent"]
+    },
+  ]])
+}

