@@ -26,7 +26,7 @@ COMPOSE := docker compose --env-file .env.docker
 # themselves: make passes on what stands in its command line or its environment.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run send-task send-notification send-data-sync test test-unit test-integration infra-test test-coverage chaos bench lint format \
+.PHONY: help setup demo drill run send-task send-notification send-data-sync test test-unit test-integration infra-test test-coverage chaos bench lint format \
 	migrate-up migrate-down migrate-create migrate-check reset-db requirements clean \
 	docker-build docker-up docker-down docker-logs dev-up dev-down logs
 
@@ -39,6 +39,9 @@ setup: $(READY) ## Make the virtual environments; the other targets do it by the
 
 demo: $(READY) ## Send GIFTS gifts through the whole stack, FAILURE_RATE of the calls failing
 	@$(BIN)/okuru demo --gifts $(GIFTS) --failure-rate $(FAILURE_RATE)
+
+drill: $(READY) ## Play a failure and mend it: SCENARIO=worker-down, queue-backlog, db-down, poison, provider-down
+	@$(BIN)/okuru drill $(or $(SCENARIO),$(error which? make drill SCENARIO=worker-down))
 
 run: $(READY) ## Run the whole stack on PORT until Ctrl-C
 	@$(BIN)/okuru run

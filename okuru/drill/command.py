@@ -110,7 +110,7 @@ class Drill:
             )
             with self._waiting("until everything is well"):
                 _until(
-                    lambda: not signals.true() and signals.sees_traffic,
+                    lambda: not signals.true() and signals.sees_traffic and len(load.accepted) > 10,
                     CALLS_WITHIN,
                     lambda: f"at first: {_named(signals)}",
                 )

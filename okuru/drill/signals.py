@@ -122,7 +122,7 @@ class Signals:
             "slo-burn-fast": ("times the budget", _rate(failed, requested) / BUDGET, 1),
         }
         return [
-            Condition(monitor, what, value, *_comparison(monitor, speed))
+            Condition(monitor, what, value, *comparison(monitor, speed))
             for monitor, (what, value, speed) in values.items()
         ]
 
@@ -213,10 +213,11 @@ def _is_failure(line: bytes) -> bool:
         return False
 
 
-def _comparison(monitor: str, speed: float) -> tuple[str, float]:
+def comparison(monitor: str, speed: float) -> tuple[str, float]:
+    """The sign and the threshold of a monitor's query, on a clock that is so many times as fast."""
     (path,) = [*MONITORS.glob(f"{monitor}.json"), *MONITORS.glob(f"*/{monitor}.json")]
-    comparison, threshold = _COMPARISON.findall(json.loads(path.read_text())["query"])[0]
-    return comparison, float(threshold) / speed
+    sign, threshold = _COMPARISON.findall(json.loads(path.read_text())["query"])[0]
+    return sign, float(threshold) / speed
 
 
 def _sum(samples: dict[str, list[Any]], name: str, *, default: float, status: str = "") -> float:

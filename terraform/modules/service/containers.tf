@@ -2,12 +2,11 @@
 
 locals {
   environment = merge(var.environment, var.datadog == null ? {} : {
-    DD_TRACE_ENABLED              = "true"
-    DD_AGENT_HOST                 = "127.0.0.1" # containers of a task share its network
-    DD_SERVICE                    = "okuru-${var.name}"
-    DD_ENV                        = var.datadog.environment
-    DD_VERSION                    = var.datadog.version
-    DD_CELERY_DISTRIBUTED_TRACING = "true"
+    DD_TRACE_ENABLED = "true"
+    DD_AGENT_HOST    = "127.0.0.1" # containers of a task share its network
+    DD_SERVICE       = "okuru-${var.name}"
+    DD_ENV           = var.datadog.environment
+    DD_VERSION       = var.datadog.version
   })
 
   process = {
@@ -43,6 +42,10 @@ locals {
       "com.datadoghq.ad.checks" = jsonencode({
         openmetrics = { init_config = {}, instances = [var.datadog.openmetrics] }
       })
+      # The same three for metrics as for traces and logs.
+      "com.datadoghq.tags.env"     = var.datadog.environment
+      "com.datadoghq.tags.service" = "okuru-${var.name}"
+      "com.datadoghq.tags.version" = var.datadog.version
     }
   }
 
@@ -105,6 +108,8 @@ locals {
         DD_APM_ENABLED           = "true"
         DD_LOGS_ENABLED          = "false" # the log router's
         DD_APM_NON_LOCAL_TRAFFIC = "false"
+        # With the task's ARN: the counters of two tasks of a service must not overwrite each other.
+        DD_CHECKS_TAG_CARDINALITY = "orchestrator"
       } : { name = name, value = value }]
       secrets = [{ name = "DD_API_KEY", valueFrom = datadog.api_key_arn }]
       healthCheck = {

@@ -1,0 +1,86 @@
+"""The failures that `make drill` plays: the monitors call, the runbook mends, nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+
+from okuru.drill.command import Drill
+from okuru.drill.provider import Provider
+from okuru.drill.runbook import CURE, FIRST_LOOK, OVER
+from okuru.drill.scenarios import SCENARIOS, Site
+from okuru.drill.signals import MONITORS, SPEED, Condition, comparison
+from okuru.stack.home import Home
+from okuru.stack.stack import Stack
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    home = Home(tmp_path_factory.mktemp("drill"))
+    with Provider() as provider:
+        environ = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            "SENDER": "webhook",
+            "SENDER_URL": provider.url,
+            "SENDER_SECRET": provider.secret,
+        }
+        with Stack(home, environ=environ) as stack:  # durable: PostgreSQL is stopped at once
+            stack.processes.start()
+            stack.wait_until_ready()
+            yield Site(stack, provider)
+    home.forget_data()
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_what_breaks_is_called_and_mended_and_nothing_is_lost(name: str, site: Site) -> None:
+    scenario = SCENARIOS[name]
+    result = Drill(scenario, site, Console(width=200)).run()
+    assert set(scenario.monitors) <= result.called.keys()
+    assert all(condition.is_true for condition in result.called.values())
+    assert result.accepted > 10
+    assert result.statuses == {"SENT": result.accepted}
+    steps = [each["step"] for each in result.commands]
+    assert {FIRST_LOOK, OVER} <= set(steps), "the runbook was not followed"
+    assert result.is_good, [each for each in result.commands if each["exit_code"]]
+    if name in ("poison", "provider-down"):
+        assert CURE in steps
+
+
+def test_the_command_says_in_json_what_happened(tmp_path_factory: pytest.TempPathFactory) -> None:
+    home = tmp_path_factory.mktemp("home")
+    done = subprocess.run(
+        ["okuru", "drill", "poison", "--json"],
+        env={**os.environ, "OKURU_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["good"] is True
+    assert "dead-letters" in result["called"]
+    assert "okuru dlq discard" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "sign", "threshold", "true"),
+    [(1, ">", 1, False), (1.1, ">", 1, True), (0, "<", 1, True), (1, "<", 1, False)],
+)
+def test_a_condition_is_that_of_its_monitor(
+    value: float, sign: str, threshold: float, true: bool
+) -> None:
+    assert Condition("m", "w", value, sign, threshold).is_true is true
+
+
+def test_thresholds_are_those_of_the_monitors_at_the_drills_speed() -> None:
+    assert MONITORS.is_dir()
+    assert comparison("queue-backlog", SPEED) == (">", 300 / SPEED)
+    assert comparison("healthy-hosts", 1) == ("<", 1)
+    assert comparison("slo-burn-fast", 1) == (">", 14.4)
