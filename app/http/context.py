@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from flask import Flask, Response, g, request
 
 from app.errors import TooLarge
-from app.observability import context, logs, metrics
+from app.observability import context, logs, metrics, tracing
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +22,6 @@ PROBES = ("/healthz", "/health", "/readyz", "/metrics")
 
 #: An id from outside goes into logs: printable ASCII, and no longer than it needs to be.
 PRINTABLE = re.compile(r"[\x20-\x7e]{1,255}")
-
-#: W3C Trace Context: travels with the message, so that a worker's span joins the caller's trace.
-TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def install(app: Flask) -> None:
@@ -51,7 +48,7 @@ def _begin() -> None:
         context.bound(
             request_id=g.request_id,
             http_request_id=http_request_id,
-            **({"traceparent": traceparent} if TRACEPARENT.fullmatch(traceparent) else {}),
+            **({"traceparent": traceparent} if tracing.TRACEPARENT.fullmatch(traceparent) else {}),
         )
     )
     check_size(request.content_length or 0)

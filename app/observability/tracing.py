@@ -7,6 +7,7 @@ travels as W3C Trace Context among the headers of the outbox row and of the mess
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 #: Headers of a message that carry a trace (W3C Trace Context).
 HEADERS = ("traceparent", "tracestate")
+TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 
 _tracer: Tracer | None = None
 
@@ -74,11 +76,12 @@ def log_fields(headers: Mapping[str, Any] | None = None) -> dict[str, str]:
     Args:
         headers: carry the trace; by default it is the one at hand.
     """
-    traceparent = (carried() if headers is None else headers).get("traceparent")
-    if _tracer is None or traceparent is None:
+    if _tracer is None:
         return {}
-    _version, trace_id, span_id, _flags = traceparent.split("-")
-    return {"dd.trace_id": trace_id, "dd.span_id": str(int(span_id, 16))}
+    traceparent = (carried() if headers is None else headers).get("traceparent")
+    # A redriven message has whatever its first sender wrote.
+    found = TRACEPARENT.fullmatch(traceparent) if isinstance(traceparent, str) else None
+    return {"dd.trace_id": found[1], "dd.span_id": str(int(found[2], 16))} if found else {}
 
 
 @contextmanager

@@ -27,6 +27,8 @@ from okuru.stack.errors import StackError
 from okuru.stack.home import PROJECT, Home
 from okuru.stack.stack import Stack
 
+#: What a drill takes from the shell.
+KEPT = ("PATH", "PYTHONPATH", "LANG", "TMPDIR")
 #: Seconds between two looks at the conditions.
 LOOK_EVERY = 0.5
 #: Seconds within which the monitors must call, and everything must be well again.
@@ -70,12 +72,12 @@ def drill(name: str, *, as_json: bool) -> None:
     scenario = SCENARIOS[name]
     console = Console(stderr=as_json)
     with Provider() as provider:
-        environ = {
-            **os.environ,
+        # Its own servers, whatever the shell points at: this does harm.
+        environ = {name: os.environ[name] for name in KEPT if name in os.environ}
+        environ |= {
             "SENDER": "webhook",
             "SENDER_URL": provider.url,
             "SENDER_SECRET": provider.secret,
-            "OKURU_HOME": str(Home.from_environment().path / "drill"),
         }
         home = Home(Home.from_environment().path / "drill")
         with Stack(home, environ=environ) as stack:

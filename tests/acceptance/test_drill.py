@@ -53,10 +53,17 @@ def test_what_breaks_is_called_and_mended_and_nothing_is_lost(name: str, site: S
 
 
 def test_the_command_says_in_json_what_happened(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """On servers of its own, whatever the shell points at."""
     home = tmp_path_factory.mktemp("home")
+    production = {
+        "DATABASE_URL": "postgresql+psycopg2://okuru:secret@127.0.0.1:1/okuru",
+        "QUEUE_URL_PREFIX": "http://127.0.0.1:1/1/okuru-",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+        "REDIS_URL": "redis://127.0.0.1:1/0",
+    }
     done = subprocess.run(
         ["okuru", "drill", "poison", "--json"],
-        env={**os.environ, "OKURU_HOME": str(home)},
+        env={**os.environ, **production, "OKURU_HOME": str(home)},
         capture_output=True,
         text=True,
         timeout=400,

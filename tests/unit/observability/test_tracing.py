@@ -1,0 +1,71 @@
+"""The headers of a trace, as others may have written them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from app.observability import tracing
+
+GOOD = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "_tracer", object())
+
+
+def test_a_log_line_leads_to_the_trace_of_the_headers(traced: None) -> None:
+    assert tracing.log_fields({"traceparent": GOOD}) == {
+        "dd.trace_id": "0af7651916cd43dd8448eb211c80319c",
+        "dd.span_id": "13235353014750950193",
+    }
+
+
+@pytest.mark.parametrize(
+    "traceparent",
+    ["", "abc", "a-b-c-d", "00-zz-yy-01", GOOD + "-more", GOOD.upper(), None, 7, ["00"], {}],
+)
+def test_what_is_no_traceparent_leads_nowhere(traced: None, traceparent: Any) -> None:
+    """A redriven message carries what its sender wrote: it must not end the relay."""
+    assert tracing.log_fields({"traceparent": traceparent}) == {}
+
+
+def test_untraced_processes_know_nothing_of_it() -> None:
+    assert tracing.log_fields({"traceparent": GOOD}) == {}
+    assert tracing.carried() == {}
+    with tracing.relaying([("task", {"a": 1})]) as going_on:
+        assert going_on == [{"a": 1}]
+
+
+def test_without_tracing_ddtrace_is_not_imported() -> None:
+    code = "import sys, app, app.server, tasks.celery; sys.exit('ddtrace' in sys.modules)"
+    environment = {
+        "ENVIRONMENT": "local",
+        "DATABASE_URL": "postgresql://localhost/none",
+        "QUEUE_URL_PREFIX": "http://127.0.0.1:1/000000000000/",
+    }
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
+@pytest.mark.parametrize("traceparent", [GOOD, "nonsense", "", 7, ["x"]])
+def test_the_relay_takes_whatever_a_row_carries(traceparent: Any) -> None:
+    """With the real tracer, in a process of its own: it patches what it finds."""
+    code = f"""
+from app.observability import tracing
+tracing.begin("relay")
+with tracing.relaying([("task", {{"traceparent": {traceparent!r}, "request_id": "r"}})]) as rows:
+    (headers,) = rows
+assert headers["request_id"] == "r"
+fields = tracing.log_fields(headers)
+assert len(fields["dd.trace_id"]) == 32, fields
+assert ({traceparent!r} == {GOOD!r}) == (fields["dd.trace_id"] == {GOOD.split("-")[1]!r}), fields
+"""
+    environment = {"DD_TRACE_ENABLED": "false", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
