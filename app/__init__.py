@@ -23,7 +23,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         app.config.ConfigurationError: names every bad or missing variable at once.
         app.jobs.processors.BadProcessor: a module of OKURU_PROCESSORS cannot be used.
     """
-    settings = settings or Settings.from_env()
+    settings = settings or Settings.from_env(sends=False)
     logs.configure(service="api", level=settings.log_level, style=settings.log_format)
     db.configure(settings, db.API)
     app = Flask(__name__, static_folder=None)

@@ -71,8 +71,12 @@ class Settings:
         return self.environment == "local"
 
     @classmethod
-    def from_env(cls) -> Settings:
+    def from_env(cls, *, sends: bool = True) -> Settings:
         """Read `os.environ`.
+
+        Args:
+            sends: whether this process may call the provider. One that does not need not know
+                where it is and how its calls are signed.
 
         Raises:
             ConfigurationError: at least one variable is missing, malformed, or, in
@@ -80,7 +84,7 @@ class Settings:
         """
         settings, problems = _parse(Env(eager=False))
         if settings is not None:
-            problems |= _rules(settings)
+            problems |= _rules(settings, sends=sends)
         if problems:
             lines = "".join(f"\n  {name}: {why}" for name, why in sorted(problems.items()))
             raise ConfigurationError(
@@ -89,10 +93,10 @@ class Settings:
         return cast("Settings", settings)
 
 
-def settings_or_exit() -> Settings:
+def settings_or_exit(*, sends: bool = True) -> Settings:
     """For the entry of a process: a bad environment is a message, not a traceback."""
     try:
-        return Settings.from_env()
+        return Settings.from_env(sends=sends)
     except ConfigurationError as error:
         raise SystemExit(f"okuru: {error}") from None
 
@@ -171,7 +175,7 @@ def _reason(name: str) -> str:
     return "is not valid" if os.environ.get(name) else "is not set"
 
 
-def _rules(settings: Settings) -> dict[str, str]:
+def _rules(settings: Settings, *, sends: bool) -> dict[str, str]:
     """What single values cannot say: {variable: what is wrong}."""
     problems = {}
     if settings.is_local and settings.host not in LOOPBACK:
@@ -189,7 +193,7 @@ def _rules(settings: Settings) -> dict[str, str]:
         problems["REDIS_URL"] = "must begin with redis:// or rediss://"
     if not _is_http(settings.queue_url_prefix):
         problems["QUEUE_URL_PREFIX"] = "must be the beginning of the queues' http(s) URLs"
-    if settings.sender == "webhook":
+    if settings.sender == "webhook" and sends:
         if not _is_http(settings.sender_url or ""):
             problems["SENDER_URL"] = "SENDER=webhook needs an http(s) URL"
         elif not settings.is_local and _scheme(settings.sender_url or "") != "https":

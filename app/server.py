@@ -9,7 +9,7 @@ from app.config import settings_or_exit
 from app.jobs import processors
 from app.observability import logs, metrics, tracing
 
-settings = settings_or_exit()
+settings = settings_or_exit(sends=False)
 # Here too, where it is said once: each worker that does not boot would say it with a traceback.
 processors.load_or_exit(settings.okuru_processors)
 if settings.dd_trace_enabled:

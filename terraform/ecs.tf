@@ -52,9 +52,8 @@ locals {
     DB_MAX_OPEN_CONNS = "10"
   }
 
-  # Who knows where the provider is and how its calls are signed: the one that calls it, and the API, which has to know
-  # that nothing is simulated (app/config.py asks whoever knows that for all of it).
-  sending = var.sender_url == null ? [] : ["web", local.queues["gifts"].group]
+  # Who calls the provider, and knows how its calls are signed. The API has to know that nothing is simulated.
+  sending = var.sender_url == null ? [] : [local.queues["gifts"].group]
 }
 
 module "service" {
@@ -79,6 +78,7 @@ module "service" {
   environment = merge(
     local.environment,
     each.key == "web" ? { HOST = "0.0.0.0" } : {},
+    each.key == "web" && var.sender_url != null ? { SENDER = "webhook" } : {},
     contains(local.sending, each.key) ? { SENDER = "webhook", SENDER_URL = var.sender_url } : {},
   )
   secrets    = merge(local.process_secrets, contains(local.sending, each.key) ? local.sender_secrets : {})

@@ -106,7 +106,8 @@ def test_who_knows_how_calls_of_the_provider_are_signed(prod: State) -> None:
         if "SENDER_SECRET" in {each["name"] for each in prod.process_container(process)["secrets"]}
     }
 
-    assert able == {"web", CATALOGUE["gifts"].group}
+    assert able == {CATALOGUE["gifts"].group}
+    assert prod.variables("web")["SENDER"] == "webhook"  # it refuses what only a simulation can do
     for process in prod.containers():
         assert ("SENDER_URL" in prod.variables(process)) == (process in able)
 

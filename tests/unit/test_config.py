@@ -201,6 +201,18 @@ def test_a_webhook_that_could_not_be_called_or_signed_is_refused(
     assert set(complaints(monkeypatch, **{**WEBHOOK, name: value})) == {name}
 
 
+@pytest.mark.parametrize("name", ["SENDER_URL", "SENDER_SECRET"])
+def test_a_process_that_does_not_send_need_not_know_how(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for variable, value in {**WEBHOOK, name: ""}.items():
+        monkeypatch.setenv(variable, value)
+
+    assert Settings.from_env(sends=False).sender == "webhook"
+    with pytest.raises(ConfigurationError, match=name):
+        Settings.from_env()
+
+
 def test_the_local_stack_may_send_over_plain_http(monkeypatch: pytest.MonkeyPatch) -> None:
     local = {**WEBHOOK, "ENVIRONMENT": "local", "SENDER_URL": "http://127.0.0.1:9/gifts"}
 
