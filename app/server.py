@@ -13,7 +13,7 @@ settings = settings_or_exit(sends=False)
 # Here too, where it is said once: each worker that does not boot would say it with a traceback.
 processors.load_or_exit(settings.okuru_processors)
 if settings.dd_trace_enabled:
-    tracing.begin("api", "flask", "psycopg", "requests")
+    tracing.begin("api", "flask", "psycopg", "requests", for_strangers=True)
 
 bind = f"{settings.host}:{settings.port}"
 workers = settings.web_processes

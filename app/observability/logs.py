@@ -68,6 +68,8 @@ def config(*, service: str, level: str, style: Literal["auto", "json", "text"]) 
         "loggers": {
             **{name: {"level": "WARNING"} for name in QUIET},
             **{name: {"level": "ERROR"} for name in VERY_QUIET},
+            # It quotes a caller's header that it cannot read, whatever that holds.
+            "ddtrace.propagation.http": {"level": "CRITICAL"},
             # These come with handlers of their own; without them their lines reach the root.
             "celery": {"handlers": [], "propagate": True, "level": level},
             "gunicorn.error": {

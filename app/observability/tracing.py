@@ -22,12 +22,14 @@ TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 _tracer: Tracer | None = None
 
 
-def begin(service: str, *libraries: str) -> None:
+def begin(service: str, *libraries: str, for_strangers: bool = False) -> None:
     """Trace this process.
 
     Args:
         service: who it is, unless `DD_SERVICE` says otherwise.
         libraries: whose calls are spans, by the names of ddtrace's integrations.
+        for_strangers: whether anybody may call it. Then a caller's trace context is ignored: it
+            would decide what is kept, and under which id.
     """
     global _tracer
     defaults = {
@@ -36,6 +38,9 @@ def begin(service: str, *libraries: str) -> None:
         "DD_TRACE_REMOVE_INTEGRATION_SERVICE_NAMES_ENABLED": "true",
         "DD_CELERY_DISTRIBUTED_TRACING": "true",
         "DD_TRACE_PROPAGATION_STYLE": "tracecontext",
+        "DD_TRACE_PROPAGATION_BEHAVIOR_EXTRACT": "ignore" if for_strangers else "continue",
+        # It may hold what is somebody's own.
+        "DD_HTTP_SERVER_TAG_QUERY_STRING": "false",
         # Ours has them (app/observability/logs.py).
         "DD_LOGS_INJECTION": "false",
         "DD_TRACE_LOG_STREAM_HANDLER": "false",

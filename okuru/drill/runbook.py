@@ -18,6 +18,11 @@ FIRST_LOOK, STOP_THE_BLEEDING, CURE, OVER = (
 )
 STEPS = (FIRST_LOOK, STOP_THE_BLEEDING, CURE, OVER)
 
+#: One command and no second one: nothing of a shell that could begin another.
+_LOCAL = re.compile(
+    r"(okuru (queues|dlq|jobs|keys|health) |celery -A tasks (inspect|control) |curl -sSf? )"
+    r"[^;|&()`<>]*"
+)
 _LEAD_IN = re.compile(r"^\*\*(What it means|First look|Stop the bleeding|Cure|It is over when)\b")
 
 
@@ -35,10 +40,8 @@ class Command:
 
     @property
     def is_local(self) -> bool:
-        """Whether it works on the local stack as well: no part of it asks AWS or GitHub."""
-        words = re.split(r"[\s;|&()\"]+", self.line)
-        changes_production = "rollback" in words or "deploy" in words
-        return "aws" not in words and not changes_production and not self.line.startswith("export")
+        """Whether it is for the local stack, too. What is not known to be is for production."""
+        return bool(_LOCAL.fullmatch(self.line))
 
 
 @cache

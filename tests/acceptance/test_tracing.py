@@ -163,6 +163,30 @@ def test_a_send_is_one_trace(traced: Stack, agent: Agent, provider: Provider) ->
         assert secret not in told
 
 
+def test_a_stranger_decides_neither_what_is_kept_nor_under_which_id(
+    traced: Stack, agent: Agent
+) -> None:
+    client = Client(traced.api_url, traced.keys["API_KEY"])
+    theirs = "0af7651916cd43dd8448eb211c80319c"
+    for headers in (
+        {"traceparent": f"00-{theirs}-b7ad6b7169203331-00", "tracestate": "dd=s:-1;o:evil"},
+        {"traceparent": "ff-ZZZ" + "Z" * 4000},
+    ):
+        answer = client.request("GET", "/gifts?limit=1&cursor=&x=SECRETQUERY", headers=headers)
+        assert answer.status_code in (200, 400)
+
+    def requests_of_theirs() -> list[dict[str, Any]]:
+        return [span for span in agent.spans() if span["resource"] == "GET /gifts"]
+
+    wait_until(lambda: len(requests_of_theirs()) >= 2, within=30, what="both requests")
+    for span in requests_of_theirs():
+        assert span["trace_id"] != int(theirs[-16:], 16)
+        assert span["metrics"].get("_sampling_priority_v1", 1) >= 1
+    told = json.dumps(agent.spans()) + traced.home.log_path("web").read_text()
+    for words in ("evil", "SECRETQUERY", "ZZZ"):
+        assert words not in told
+
+
 def test_idle_processes_send_no_traces(traced: Stack, agent: Agent) -> None:
     """A relay asks ten times a second, and a worker polls."""
     strangers = {

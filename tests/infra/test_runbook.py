@@ -133,12 +133,14 @@ def test_the_commands_of_a_section_are_taken_by_aws(
     ec2 = client("ec2", account)
     subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
     group = ec2.describe_security_groups()["SecurityGroups"][0]["GroupId"]
+    secret = tmp_path / "secret"
+    secret.write_text("whsec_test")
     environment = {
         "PATH": os.pathsep.join([*programs, os.environ["PATH"]]),
         "PYTHONPATH": str(ROOT),
         "HOME": str(tmp_path),
         "USER": "operator",
-        "NEW_SECRET": "whsec_test",
+        "NEW_SECRET_FILE": str(secret),
         "OPERATOR_NETWORK": f"awsvpcConfiguration={{subnets=[{subnet}],securityGroups=[{group}]}}",
         "AWS_ENDPOINT_URL": account,
         "AWS_ACCESS_KEY_ID": "test",
