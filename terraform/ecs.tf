@@ -48,7 +48,7 @@ locals {
 
     # The password is PGPASSWORD. TLS without the authority's name: its certificates are not in the image.
     DATABASE_URL = "postgresql+psycopg2://${aws_db_instance.database.username}@${aws_db_instance.database.endpoint}/${aws_db_instance.database.db_name}?sslmode=require"
-    # Two processes of ten tasks of the API may hold ten each: 200 of the 400 that 4 GB of memory allow.
+    # Two processes of ten tasks of the API may hold ten each: 200 of the 450 that 4 GiB of memory allow.
     DB_MAX_OPEN_CONNS = "10"
   }
 

@@ -29,7 +29,7 @@ RENEW_EVERY = 60.0
 #: Seconds without work after which it is given up: the next message often comes at once.
 LINGER = 5.0
 #: Seconds of protection after which a worker rests.
-REST_AFTER = 900.0
+REST_AFTER = 600.0
 #: Seconds that it is unprotected then: ECS looks about every ten.
 REST_FOR = 30.0
 #: Seconds that the agent of this container may take to answer.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -62,7 +64,7 @@ def test_the_command_says_in_json_what_happened(tmp_path_factory: pytest.TempPat
         "REDIS_URL": "redis://127.0.0.1:1/0",
     }
     done = subprocess.run(
-        ["okuru", "drill", "poison", "--json"],
+        [Path(sys.executable).parent / "okuru", "drill", "poison", "--json"],
         env={**os.environ, **production, "OKURU_HOME": str(home)},
         capture_output=True,
         text=True,

@@ -21,6 +21,24 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     assert missing == []
 
 
+def anchors(page: Path) -> set[str]:
+    """Of the headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    kept = (re.sub(r"[^\w\- ]", "", title.lower()) for title in titles)
+    return {title.replace(" ", "-") for title in kept}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_anchor_is_a_heading(page: Path) -> None:
+    missing = []
+    for target, anchor in re.findall(r"\]\(([^)#]*)#([^)]+)\)", page.read_text()):
+        if not target.startswith(("http:", "https:")):
+            aimed = page if not target else page.parent / target
+            if aimed.suffix == ".md" and anchor not in anchors(aimed):
+                missing.append(f"{target}#{anchor}")
+    assert missing == []
+
+
 def test_every_metric_is_documented_and_no_other() -> None:
     page = (ROOT / "docs/observability.md").read_text()
     documented = set(

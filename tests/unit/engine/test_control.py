@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from kombu.asynchronous import Hub
 
 from tasks.engine import control
+from tasks.engine.catalogue import Catalogue
 from tasks.engine.commands import REFUSED, Refused
 from tasks.engine.control import Control, Listener, Node, Unreachable, node_of
 from tests.acceptance.client import wait_until
@@ -81,7 +82,10 @@ class Consumer:
 
 
 class Engine:
-    catalogue = (SimpleNamespace(name="gifts"), SimpleNamespace(name="maintenance"))
+    """Of a worker for gifts and maintenance, and not of one for jobs."""
+
+    catalogue = Catalogue.load("https://sqs.example/1/okuru-")
+    groups = ("worker",)
 
     def __init__(self) -> None:
         self.stops = 0
@@ -285,7 +289,11 @@ def test_queues_are_those_of_the_catalogue(ask: Callable[..., Any], consumer: Co
     consumer.start()
     for command in ("add_consumer", "cancel_consumer"):
         assert ask(command, queue="other") == {
-            "error": "no queue of the catalogue: other (there is gifts, maintenance)"
+            "error": "no queue of the catalogue: other (there is gifts, jobs-high, jobs-default, "
+            "jobs-low, inbox, maintenance)"
+        }
+        assert ask(command, queue="jobs-high") == {
+            "error": "jobs-high is for other workers than this one"
         }
     assert "ok" in ask("add_consumer", queue="maintenance", exchange="x", exchange_type="fanout")
     wait_until(lambda: consumer.queues == ["gifts", "maintenance"], within=SOON)
