@@ -14,7 +14,7 @@ from rich.console import Console
 
 from okuru.drill.command import Drill
 from okuru.drill.provider import Provider
-from okuru.drill.runbook import CURE, FIRST_LOOK, OVER
+from okuru.drill.runbook import CURE, FIRST_LOOK, OVER, STOP_THE_BLEEDING
 from okuru.drill.scenarios import SCENARIOS, Site
 from okuru.drill.signals import MONITORS, SPEED, Condition, comparison
 from okuru.stack.home import Home
@@ -52,6 +52,8 @@ def test_what_breaks_is_called_and_mended_and_nothing_is_lost(name: str, site: S
     assert result.is_good, [each for each in result.commands if each["exit_code"]]
     if name in ("poison", "provider-down"):
         assert CURE in steps
+    if name in ("queue-backlog", "provider-down"):
+        assert STOP_THE_BLEEDING in steps
 
 
 def test_the_command_says_in_json_what_happened(tmp_path_factory: pytest.TempPathFactory) -> None:
