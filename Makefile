@@ -102,6 +102,7 @@ reset-db: $(READY) ## Delete the local database and queues
 	@$(BIN)/okuru reset-db
 
 # ENV: dev or prod. TF_STATE_BUCKET: where the state lies. docs/IMPORT_NOTES.md: before the first time.
+# A plan holds what the state holds, a secret included (docs/adr/0018): for its owner, and gone when it is done.
 ENV ?= dev
 TERRAFORM := terraform -chdir=terraform
 TF_VARS = -var-file=environments/$(ENV).tfvars
@@ -112,10 +113,12 @@ tf-init: ## Connect terraform/ to the state of ENV in TF_STATE_BUCKET
 		-backend-config=bucket=$(or $(TF_STATE_BUCKET),$(error the bucket of the states: make tf-init TF_STATE_BUCKET=name))
 
 tf-plan: ## Say what would change in ENV, and keep it for tf-apply
-	$(TERRAFORM) plan $(TF_VARS) -out=$(ENV).tfplan
+	@rm -f terraform/$(ENV).tfplan
+	umask 077 && $(TERRAFORM) plan $(TF_VARS) -out=$(ENV).tfplan
 
 tf-apply: ## Do what the last tf-plan of ENV has said
 	$(TERRAFORM) apply $(ENV).tfplan
+	@rm -f terraform/$(ENV).tfplan
 
 tf-destroy: ## Take all of ENV away (Terraform asks first; prod is protected)
 	$(TERRAFORM) destroy $(TF_VARS)

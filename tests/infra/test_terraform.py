@@ -8,6 +8,7 @@ import re
 import subprocess
 from collections.abc import Callable
 
+from pathlib import Path
 import pytest
 
 from okuru.stack.processes import read_procfile
@@ -88,6 +89,35 @@ def test_examples_of_variables_name_those_that_exist_and_all_that_are_required()
 
 
 # --- closed -------------------------------------------------------------------------------------
+def test_a_plan_is_for_its_owner_and_gone_when_it_is_done(tmp_path: Path) -> None:
+    """It holds what the state holds. Run with a Terraform that writes down nothing but the file."""
+    plan = ROOT / "no-such-environment.tfplan"
+    fake = tmp_path / "terraform"
+    fake.write_text(f'#!/bin/sh\ncase $* in *plan*-out=*) echo plan >> "{plan}";; esac\n')
+    fake.chmod(0o755)
+
+    def make(target: str) -> None:
+        subprocess.run(
+            ["make", target, "ENV=no-such-environment"], cwd=PROJECT, check=True,
+            env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, capture_output=True,
+        )  # fmt: skip
+
+    try:
+        plan.write_text("an old one, which anyone could read\n")
+        make("tf-plan")
+
+        assert plan.read_text() == "plan\n"
+        assert plan.stat().st_mode & 0o777 == 0o600
+        ignored = subprocess.run(["git", "check-ignore", "--quiet", plan], cwd=PROJECT, check=False)
+        assert ignored.returncode == 0
+
+        make("tf-apply")
+
+        assert not plan.exists()
+    finally:
+        plan.unlink(missing_ok=True)
+
+
 
 
 def test_nothing_but_the_load_balancer_is_open(state: State) -> None:
