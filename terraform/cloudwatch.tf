@@ -28,6 +28,12 @@ resource "aws_cloudwatch_log_group" "flow" {
   retention_in_days = local.log_days
 }
 
+# The record of ECS Exec (ecs.tf): not where the operator's task writes by itself, so that it can be read by fewer.
+resource "aws_cloudwatch_log_group" "operator_sessions" {
+  name              = "/okuru/${var.environment}/operator-sessions"
+  retention_in_days = local.log_days
+}
+
 resource "aws_sns_topic" "alarms" {
   count = var.alarm_email == null ? 0 : 1
 

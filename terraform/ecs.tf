@@ -7,6 +7,18 @@ resource "aws_ecs_cluster" "main" {
     name  = "containerInsights"
     value = "enabled"
   }
+
+  # What operators type, and what is answered. By default it would follow the container's own log driver, and with FireLens
+  # be nowhere. Needs `script` and `cat` in the image, which every Debian has.
+  configuration {
+    execute_command_configuration {
+      logging = "OVERRIDE"
+
+      log_configuration {
+        cloud_watch_log_group_name = aws_cloudwatch_log_group.operator_sessions.name
+      }
+    }
+  }
 }
 
 locals {

@@ -75,18 +75,27 @@ locals {
         resources = ["arn:${local.partition}:ecs:${var.region}:${local.account}:task/${local.name}/*"] # no task's id is known before
         condition = { StringEquals = { "aws:ResourceTag/Service" = process } }
       }],
-      # The agent of SSM, which lets operators in, speaks with the rights of the task.
-      process != "operator" ? [] : [{
-        sid = "Enter"
-        actions = [
-          "ssmmessages:CreateControlChannel",
-          "ssmmessages:CreateDataChannel",
-          "ssmmessages:OpenControlChannel",
-          "ssmmessages:OpenDataChannel",
-        ]
-        resources = ["*"] # AWS knows no resource for them
-        condition = null
-      }],
+      # The agent of SSM, which lets operators in and writes down what they type, speaks with the rights of the task.
+      process != "operator" ? [] : [
+        {
+          sid = "Enter"
+          actions = [
+            "logs:DescribeLogGroups",
+            "ssmmessages:CreateControlChannel",
+            "ssmmessages:CreateDataChannel",
+            "ssmmessages:OpenControlChannel",
+            "ssmmessages:OpenDataChannel",
+          ]
+          resources = ["*"] # AWS knows no resource for them
+          condition = null
+        },
+        {
+          sid       = "Record"
+          actions   = ["logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"]
+          resources = ["${aws_cloudwatch_log_group.operator_sessions.arn}:*"] # its streams
+          condition = null
+        },
+      ],
     )
   }
 

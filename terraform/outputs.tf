@@ -20,7 +20,8 @@ output "alarm_topics" {
 }
 
 # Needs the AWS CLI and its session manager plugin. Who may do it is for whoever manages people: ecs:RunTask and ecs:ExecuteCommand
-# on the operator's task, ssm:StartSession on tasks of this cluster with AWS-StartPortForwardingSessionToRemoteHost.
+# on the operator's task, ssm:StartSession on tasks of this cluster with AWS-StartPortForwardingSessionToRemoteHost alone: a shell
+# that SSM opens past ECS would be written down nowhere.
 output "operator" {
   description = "A task to work from, for an hour; then a shell in it, or a port to the database or to the cache."
   value = {

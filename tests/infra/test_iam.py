@@ -301,5 +301,5 @@ def test_the_rest_of_a_task_role_is_known(prod: State) -> None:
             if not statement["Sid"].startswith("Sqs")
         }
 
-        assert others <= {"QueueKey", "ProtectItself", "Enter"}
-        assert ("Enter" in others) == (process == OPERATOR)
+        assert others <= {"QueueKey", "ProtectItself", "Enter", "Record"}
+        assert ({"Enter", "Record"} <= others) == (process == OPERATOR)
