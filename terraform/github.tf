@@ -1,5 +1,6 @@
-# The role that .github/workflows/deploy.yml and rollback.yml take by OIDC: no key exists that could leak. Only a run on this
-# repository's environment of the same name gets it, which GitHub gives to the main branch alone (a rule of the environment).
+# The role that .github/workflows/deploy.yml and rollback.yml take by OIDC: no key exists that could leak. Only a run of this
+# repository's main branch, in the environment of the same name, gets it. That GitHub gives the environment to main alone is a rule
+# that somebody makes by hand (docs/IMPORT_NOTES.md); AWS asks for the branch, too, so that nothing depends on who came first.
 
 data "aws_iam_openid_connect_provider" "github" {
   url = "https://token.actions.githubusercontent.com" # one an account, so not ours to make (docs/IMPORT_NOTES.md)
@@ -19,6 +20,7 @@ resource "aws_iam_role" "deploy" {
       Condition = {
         StringEquals = {
           "token.actions.githubusercontent.com:aud" = "sts.amazonaws.com"
+          "token.actions.githubusercontent.com:ref" = "refs/heads/main"
           "token.actions.githubusercontent.com:sub" = "repo:${var.github_repository}:environment:${var.environment}"
         }
       }

@@ -196,8 +196,14 @@ run "prod" {
   # --- whom AWS trusts ---
 
   assert {
-    condition     = jsondecode(aws_iam_role.deploy.assume_role_policy).Statement[0].Condition.StringEquals["token.actions.githubusercontent.com:sub"] == "repo:example/okuru:environment:prod"
-    error_message = "only this repository's environment deploys"
+    condition = jsondecode(aws_iam_role.deploy.assume_role_policy).Statement[0].Condition == {
+      StringEquals = {
+        "token.actions.githubusercontent.com:aud" = "sts.amazonaws.com"
+        "token.actions.githubusercontent.com:ref" = "refs/heads/main"
+        "token.actions.githubusercontent.com:sub" = "repo:example/okuru:environment:prod"
+      }
+    }
+    error_message = "only this repository's main branch deploys, by its environment"
   }
 
   assert {
