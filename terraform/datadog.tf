@@ -4,7 +4,8 @@ locals {
   # The accounts from which Datadog reads (its documentation, "AWS integration", manual setup).
   datadog_account = var.datadog.site == "ap1.datadoghq.com" ? "417141415827" : "464622532012"
 
-  # What modules/service puts beside each process. Other people's images, by tag and not `latest`.
+  # What modules/service puts beside each process. Other people's images, by exact version. Not by digest, which only the
+  # registry can say: `docker buildx imagetools inspect IMAGE`, and put what it prints behind an @, at the first apply.
   datadog = !var.datadog_enabled ? null : {
     site            = var.datadog.site
     environment     = var.environment
@@ -58,17 +59,27 @@ resource "aws_iam_role_policy" "datadog" {
         ]
         Resource = ["*"] # AWS knows no resource for them
       },
+      # Without them the metrics have no tags, by which dashboard and monitors choose (Datadog's documentation, "Amazon
+      # ElastiCache", "Amazon RDS"). Who asks for a list asks it of all: one instance's ARN would not do.
+      {
+        Sid    = "DatabasesAndCaches"
+        Effect = "Allow"
+        Action = [
+          "elasticache:DescribeCacheClusters",
+          "elasticache:ListTagsForResource",
+          "rds:DescribeDBInstances",
+          "rds:ListTagsForResource",
+        ]
+        Resource = [
+          "arn:${local.partition}:elasticache:${var.region}:${local.account}:cluster:*",
+          "arn:${local.partition}:rds:${var.region}:${local.account}:db:*",
+        ]
+      },
       {
         Sid      = "Services"
         Effect   = "Allow"
         Action   = ["ecs:DescribeClusters", "ecs:DescribeServices"]
         Resource = concat([aws_ecs_cluster.main.arn], [for service in module.service : service.service_arn if service.service_arn != null])
-      },
-      {
-        Sid      = "Database"
-        Effect   = "Allow"
-        Action   = ["rds:DescribeDBInstances", "rds:ListTagsForResource"]
-        Resource = [aws_db_instance.database.arn]
       },
     ]
   })

@@ -200,8 +200,8 @@ def test_those_who_may_protect_themselves_are_those_who_ask(state: State) -> Non
 def test_with_datadog_every_process_has_a_router_and_an_agent(prod: State) -> None:
     for process, containers in prod.containers().items():
         names = [each["name"] for each in containers]
-        assert names == [process, "log-router", "datadog-agent"]
-        own, router, agent = containers
+        assert names == [process, "log-router", "agent-files", "datadog-agent"]
+        own, router, _, agent = containers
         variables = prod.variables(process)
 
         assert own["logConfiguration"]["logDriver"] == "awsfirelens"
@@ -215,3 +215,33 @@ def test_with_datadog_every_process_has_a_router_and_an_agent(prod: State) -> No
         assert checks["openmetrics"]["instances"] == [
             json.loads((ROOT / "datadog" / "openmetrics.json").read_text())
         ]
+
+
+def test_what_stands_beside_a_process_can_do_as_little(prod: State) -> None:
+    task = {each.index: each.values for each in prod.of("aws_ecs_task_definition")}
+    for process, containers in prod.containers().items():
+        volumes = {each["name"] for each in task[process]["volume"]}
+        for each in containers[1:]:
+            assert each["readonlyRootFilesystem"] is True
+            assert each["linuxParameters"]["capabilities"] == {"add": [], "drop": ["ALL"]}
+        # What the agent may write to is its own, and is there before it starts.
+        _, router, files, agent = containers
+        mounted = {each["sourceVolume"]: each["containerPath"] for each in agent["mountPoints"]}
+        assert mounted.keys() | {"tmp"} == volumes
+        assert "tmp" not in mounted
+        assert "mountPoints" not in router
+        assert files["image"] == agent["image"]
+        assert [each["sourceVolume"] for each in files["mountPoints"]] == ["agent-configuration"]
+        assert mounted["agent-configuration"] in files["command"][-1]
+        assert agent["dependsOn"] == [{"containerName": files["name"], "condition": "SUCCESS"}]
+        # Whoever watches must not be able to stop what is watched.
+        assert [each["essential"] for each in containers] == [True, True, False, False]
+
+
+def test_an_image_is_named_by_its_exact_version(state: State) -> None:
+    ours = {each.values["repository_url"] for each in state.of("aws_ecr_repository")}
+    for containers in state.containers().values():
+        for image in {each["image"] for each in containers}:
+            if not any(image.startswith(repository) for repository in ours):
+                assert re.search(r":\d+\.\d+\.\d+$|@sha256:[0-9a-f]{64}$", image), image
+            assert ":latest" not in image

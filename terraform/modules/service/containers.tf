@@ -55,7 +55,7 @@ locals {
 
   # {container: where its lines go in CloudWatch}
   cloudwatch = {
-    for container in [var.name, "log-router", "datadog-agent"] : container => {
+    for container in [var.name, "log-router", "agent-files", "datadog-agent"] : container => {
       logDriver = "awslogs"
       options = {
         awslogs-group         = var.log_group.name
@@ -83,10 +83,27 @@ locals {
     secretOptions = [{ name = "apikey", valueFrom = var.datadog.api_key_arn }]
   }
 
-  # --- beside the process, with Datadog: images of others, which write to their own root ---
+  # --- beside the process, with Datadog: images of others ---
+
+  # They are root: FireLens makes its socket as root, and a volume of a task is root's. But root without capabilities, which no
+  # program with a set-uid bit gets back: Fargate takes no `no-new-privileges` (dockerSecurityOptions).
+  confined = {
+    user                   = "0"
+    readonlyRootFilesystem = true
+    linuxParameters        = { capabilities = { add = [], drop = ["ALL"] } } # and no init: the agent's own wants to be the first
+  }
+
+  # {volume: where the agent writes}. So says Datadog's guide ("Running the Datadog Agent with a Read-Only Root Filesystem"); what
+  # else it writes to is a volume of its image.
+  agent_folders = var.datadog == null ? {} : {
+    agent-configuration = "/etc/datadog-agent"
+    agent-run           = "/opt/datadog-agent/run"
+    agent-sockets       = "/var/run/datadog"
+    agent-tmp           = "/tmp"
+  }
 
   sidecars = flatten([for datadog in var.datadog[*] : [
-    {
+    merge(local.confined, {
       name                  = "log-router"
       image                 = datadog.logrouter_image
       essential             = true # without it the process would write into nothing
@@ -94,12 +111,24 @@ locals {
       stopTimeout           = var.stop_timeout # the last lines are those of the stop
       firelensConfiguration = { type = "fluentbit", options = { enable-ecs-log-metadata = "true" } }
       logConfiguration      = local.cloudwatch["log-router"]
-    },
-    {
+    }),
+    # The agent writes beside the files that its image has there, and a volume is empty at first.
+    merge(local.confined, {
+      name              = "agent-files"
+      image             = datadog.agent_image
+      essential         = false
+      memoryReservation = 16
+      command           = ["sh", "-c", "cp -R /etc/datadog-agent/. /volume/"]
+      mountPoints       = [{ sourceVolume = "agent-configuration", containerPath = "/volume", readOnly = false }]
+      logConfiguration  = local.cloudwatch["agent-files"]
+    }),
+    merge(local.confined, {
       name              = "datadog-agent"
       image             = datadog.agent_image
       essential         = false # a process that cannot be watched sends gifts all the same
       memoryReservation = 256
+      dependsOn         = [{ containerName = "agent-files", condition = "SUCCESS" }]
+      mountPoints       = [for volume, path in local.agent_folders : { sourceVolume = volume, containerPath = path, readOnly = false }]
       environment = [for name, value in {
         ECS_FARGATE              = "true"
         DD_SITE                  = datadog.site
@@ -120,6 +149,6 @@ locals {
         startPeriod = 60
       }
       logConfiguration = local.cloudwatch["datadog-agent"]
-    },
+    }),
   ]])
 }

@@ -38,9 +38,13 @@ resource "aws_ecs_task_definition" "task" {
     cpu_architecture        = "X86_64"
   }
 
-  # The only place where the process can write, on the task's own disk.
-  volume {
-    name = "tmp"
+  # The only places where anyone in it can write, on the task's own disk: the process to the first, the agent to the others.
+  dynamic "volume" {
+    for_each = concat(["tmp"], keys(local.agent_folders))
+
+    content {
+      name = volume.value
+    }
   }
 
   tags = { Service = var.name }
