@@ -64,8 +64,14 @@ locals {
     DB_MAX_OPEN_CONNS = "10"
   }
 
-  # Who calls the provider, and knows how its calls are signed. The API has to know that nothing is simulated.
-  sending = var.sender_url == null ? [] : [local.queues["gifts"].group]
+  # Who speaks with what, beside SQS (iam.tf). Secrets (secrets.tf) and rules of security groups (rds.tf, redis.tf) follow
+  # from it: who is not named has neither.
+  consumers = keys(local.groups)
+  clients = {
+    database = concat(local.consumers, ["web", "relay", "operator"]) # beat asks for sweeps, and looks at nothing
+    cache    = concat(local.consumers, ["operator"])                 # `celery control`: who is asked, and who asks
+    provider = var.sender_url == null ? [] : [local.queues["gifts"].group]
+  }
 }
 
 module "service" {
@@ -90,10 +96,10 @@ module "service" {
   environment = merge(
     local.environment,
     each.key == "web" ? { HOST = "0.0.0.0" } : {},
-    each.key == "web" && var.sender_url != null ? { SENDER = "webhook" } : {},
-    contains(local.sending, each.key) ? { SENDER = "webhook", SENDER_URL = var.sender_url } : {},
+    each.key == "web" && var.sender_url != null ? { SENDER = "webhook" } : {}, # the API refuses what only a simulation can do
+    contains(local.clients.provider, each.key) ? { SENDER = "webhook", SENDER_URL = var.sender_url } : {},
   )
-  secrets    = merge(local.process_secrets, contains(local.sending, each.key) ? local.sender_secrets : {})
+  secrets    = { for variable, secret in local.secret_grants[each.key] : variable => aws_secretsmanager_secret.secret[secret].arn }
   statements = local.statements[each.key]
   log_group = {
     name = aws_cloudwatch_log_group.process[each.key].name

@@ -75,10 +75,10 @@ resource "aws_security_group" "database" {
 }
 
 resource "aws_vpc_security_group_ingress_rule" "database" {
-  for_each = module.service
+  for_each = { for process in local.clients.database : process => module.service[process].security_group_id }
 
   security_group_id            = aws_security_group.database.id
-  referenced_security_group_id = each.value.security_group_id
+  referenced_security_group_id = each.value
   description                  = each.key
   ip_protocol                  = "tcp"
   from_port                    = 5432
@@ -86,9 +86,9 @@ resource "aws_vpc_security_group_ingress_rule" "database" {
 }
 
 resource "aws_vpc_security_group_egress_rule" "database" {
-  for_each = module.service
+  for_each = { for process in local.clients.database : process => module.service[process].security_group_id }
 
-  security_group_id            = each.value.security_group_id
+  security_group_id            = each.value
   referenced_security_group_id = aws_security_group.database.id
   description                  = "Database"
   ip_protocol                  = "tcp"

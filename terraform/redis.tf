@@ -1,5 +1,5 @@
 # Valkey: `celery inspect` and `control` go over it. It holds only what may be lost, and who can write to it can stop
-# workers (docs/adr/0009): so TLS, a token, and a security group that admits the tasks alone.
+# workers (docs/adr/0009): so TLS, a token, and a security group that admits the workers and operators alone (ecs.tf).
 #
 # The token. ElastiCache has no write-only argument for it in this provider, so one secret is in the state. Weighed: no
 # token (then the security group alone stands between a worker and whoever gets into one task); IAM (a new token every
@@ -45,10 +45,10 @@ resource "aws_security_group" "cache" {
 }
 
 resource "aws_vpc_security_group_ingress_rule" "cache" {
-  for_each = module.service
+  for_each = { for process in local.clients.cache : process => module.service[process].security_group_id }
 
   security_group_id            = aws_security_group.cache.id
-  referenced_security_group_id = each.value.security_group_id
+  referenced_security_group_id = each.value
   description                  = each.key
   ip_protocol                  = "tcp"
   from_port                    = 6379
@@ -56,9 +56,9 @@ resource "aws_vpc_security_group_ingress_rule" "cache" {
 }
 
 resource "aws_vpc_security_group_egress_rule" "cache" {
-  for_each = module.service
+  for_each = { for process in local.clients.cache : process => module.service[process].security_group_id }
 
-  security_group_id            = each.value.security_group_id
+  security_group_id            = each.value
   referenced_security_group_id = aws_security_group.cache.id
   description                  = "Cache"
   ip_protocol                  = "tcp"

@@ -7,7 +7,7 @@ locals {
   # value here, the others by `aws secretsmanager put-secret-value` (docs/IMPORT_NOTES.md).
   secrets = merge(
     {
-      database-password = "PGPASSWORD of the API and the workers"
+      database-password = "PGPASSWORD"
       cache-token       = "What Valkey asks of its clients"
       cache-url         = "REDIS_URL, with the token in it"
     },
@@ -15,12 +15,15 @@ locals {
     var.datadog_enabled ? { datadog-api-key = "DD_API_KEY of agents and log routers" } : {},
   )
 
-  # {environment variable: its secret}, of every process and of those who call the provider
-  process_secrets = {
-    PGPASSWORD = aws_secretsmanager_secret.secret["database-password"].arn
-    REDIS_URL  = aws_secretsmanager_secret.secret["cache-url"].arn
+  # {process: {environment variable: its secret}}: what its container gets, and all that its execution role may read.
+  secret_grants = {
+    for process in keys(local.tasks) : process => merge(
+      # Also beat's, which has no way to the database: app/config.py wants a password of every process in production.
+      { PGPASSWORD = "database-password" },
+      contains(local.clients.cache, process) ? { REDIS_URL = "cache-url" } : {},
+      contains(local.clients.provider, process) ? { SENDER_SECRET = "sender-secret" } : {},
+    )
   }
-  sender_secrets = { for secret in aws_secretsmanager_secret.secret : "SENDER_SECRET" => secret.arn if endswith(secret.name, "/sender-secret") }
 }
 
 resource "aws_secretsmanager_secret" "secret" {

@@ -111,7 +111,7 @@ run "dev" {
   }
 
   assert {
-    condition     = length(local.sending) == 0 && !contains(keys(local.secrets), "sender-secret")
+    condition     = length(local.clients.provider) == 0 && !contains(keys(local.secrets), "sender-secret")
     error_message = "the simulated provider has no secret"
   }
 }

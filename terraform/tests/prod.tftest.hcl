@@ -4,6 +4,37 @@ mock_provider "aws" {
   source = "./tests/mocks"
 }
 
+# Mocked ARNs are all alike. These are told apart, so that tests/infra sees which role reads or writes which.
+override_resource {
+  target = aws_secretsmanager_secret.secret["database-password"]
+  values = { arn = "arn:aws:secretsmanager:ap-northeast-1:111111111111:secret:database-password" }
+}
+
+override_resource {
+  target = aws_secretsmanager_secret.secret["cache-token"]
+  values = { arn = "arn:aws:secretsmanager:ap-northeast-1:111111111111:secret:cache-token" }
+}
+
+override_resource {
+  target = aws_secretsmanager_secret.secret["cache-url"]
+  values = { arn = "arn:aws:secretsmanager:ap-northeast-1:111111111111:secret:cache-url" }
+}
+
+override_resource {
+  target = aws_secretsmanager_secret.secret["sender-secret"]
+  values = { arn = "arn:aws:secretsmanager:ap-northeast-1:111111111111:secret:sender-secret" }
+}
+
+override_resource {
+  target = aws_secretsmanager_secret.secret["datadog-api-key"]
+  values = { arn = "arn:aws:secretsmanager:ap-northeast-1:111111111111:secret:datadog-api-key" }
+}
+
+override_resource {
+  target = aws_cloudwatch_log_group.operator_sessions
+  values = { arn = "arn:aws:logs:ap-northeast-1:111111111111:log-group:operator-sessions" }
+}
+
 # For modules/password; never called.
 provider "aws" {
   alias                       = "passwords"
@@ -214,8 +245,12 @@ run "prod" {
   # --- secrets ---
 
   assert {
-    condition     = toset(keys(local.process_secrets)) == toset(["PGPASSWORD", "REDIS_URL"]) && toset(keys(local.sender_secrets)) == toset(["SENDER_SECRET"]) && toset(local.sending) == toset(["web", "worker"])
-    error_message = "what is secret is read from Secrets Manager"
+    condition = { for what, processes in local.clients : what => join(" ", sort(processes)) } == {
+      database = "jobs operator relay web worker"
+      cache    = "jobs operator worker"
+      provider = "worker"
+    }
+    error_message = "who speaks with what, and nobody else"
   }
 
   assert {
@@ -226,8 +261,16 @@ run "prod" {
   # --- logs and alarms ---
 
   assert {
-    condition     = alltrue([for group in concat(values(aws_cloudwatch_log_group.process), values(aws_cloudwatch_log_group.database), [aws_cloudwatch_log_group.flow]) : group.retention_in_days == 90])
+    condition     = alltrue([for group in concat(values(aws_cloudwatch_log_group.process), values(aws_cloudwatch_log_group.database), [aws_cloudwatch_log_group.flow, aws_cloudwatch_log_group.operator_sessions]) : group.retention_in_days == 90])
     error_message = "every log has an end"
+  }
+
+  assert {
+    condition = alltrue([
+      aws_ecs_cluster.main.configuration[0].execute_command_configuration[0].logging == "OVERRIDE",
+      aws_ecs_cluster.main.configuration[0].execute_command_configuration[0].log_configuration[0].cloud_watch_log_group_name == "/okuru/prod/operator-sessions",
+    ])
+    error_message = "what operators type is written down"
   }
 
   assert {

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from okuru.stack.processes import read_procfile
+from tasks.engine.catalogue import Catalogue
 from tests.infra.conftest import LINTERS
 from tests.infra.terraform import OPERATOR, PROJECT, State
 
+CATALOGUE = Catalogue.load("")
 PROCFILE = read_procfile(PROJECT / "Procfile")
 
 
@@ -26,6 +28,52 @@ def test_the_execution_role_pulls_logs_and_reads_secrets(prod: State) -> None:
             "Log": {"logs:CreateLogStream", "logs:PutLogEvents"},
             "Secrets": {"secretsmanager:GetSecretValue"},
         }
+
+
+def test_the_execution_role_reads_the_secrets_of_its_own_containers(prod: State) -> None:
+    """Those of the process are in test_services.py; here, that its role reads no other."""
+    consumers = {queue.group for queue in CATALOGUE}
+    for process, containers in prod.containers().items():
+        read = {
+            arn.rpartition(":")[2]
+            for _, each in prod.statements(
+                f'module.service["{process}"].aws_iam_role_policy.execution'
+            )
+            for arn in each["Resource"]
+            if "secretsmanager:GetSecretValue" in each["Action"]
+        }
+        given = {
+            secret["valueFrom"].rpartition(":")[2]
+            for container in containers
+            for secret in [
+                *container.get("secrets", []),
+                *container["logConfiguration"].get("secretOptions", []),
+            ]
+        }
+
+        assert read == given
+        assert read == {
+            "database-password",
+            "datadog-api-key",
+            *(["cache-url"] if process in {*consumers, OPERATOR} else []),
+            *(["sender-secret"] if process == CATALOGUE["gifts"].group else []),
+        }
+
+
+def test_what_an_operator_types_is_written_by_the_operators_role_alone(prod: State) -> None:
+    """Amazon ECS Developer Guide, "ECS Exec", "IAM permissions required for CloudWatch Logs"."""
+    record = "arn:aws:logs:ap-northeast-1:111111111111:log-group:operator-sessions:*"
+    writers = {
+        address: set(each["Action"])
+        for address, each in prod.statements()
+        if record in each["Resource"]
+    }
+    operator = f'module.service["{OPERATOR}"].aws_iam_role_policy.task[0]'
+
+    assert writers == {
+        operator: {"logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"}
+    }
+    assert any("logs:DescribeLogGroups" in each["Action"] for _, each in prod.statements(operator))
 
 
 # --- wildcards ----------------------------------------------------------------------------------

@@ -96,20 +96,22 @@ def test_every_variable_is_one_that_the_code_reads(state: State) -> None:
         assert not plain & secret
         assert not {name for name in plain if re.search("SECRET|PASSWORD|KEY|TOKEN", name)}
         assert {"DATABASE_URL", "QUEUE_URL_PREFIX"} <= plain
-        assert {"PGPASSWORD", "REDIS_URL"} <= secret
 
 
-def test_who_knows_how_calls_of_the_provider_are_signed(prod: State) -> None:
-    able = {
-        process
-        for process in prod.containers()
-        if "SENDER_SECRET" in {each["name"] for each in prod.process_container(process)["secrets"]}
-    }
-
-    assert able == {CATALOGUE["gifts"].group}
-    assert prod.variables("web")["SENDER"] == "webhook"  # it refuses what only a simulation can do
+def test_a_process_knows_the_secrets_of_those_it_speaks_with(prod: State) -> None:
+    consumers = {queue.group for queue in CATALOGUE}
+    sends = CATALOGUE["gifts"].group
     for process in prod.containers():
-        assert ("SENDER_URL" in prod.variables(process)) == (process in able)
+        secrets = {each["name"] for each in prod.process_container(process)["secrets"]}
+
+        # Beat's, too: no process starts in production without a password.
+        assert "PGPASSWORD" in secrets
+        # `celery control`: who is asked, and who asks.
+        assert ("REDIS_URL" in secrets) == (process in {*consumers, OPERATOR})
+        assert ("SENDER_SECRET" in secrets) == (process == sends)
+        assert ("SENDER_URL" in prod.variables(process)) == (process == sends)
+        assert secrets <= {"PGPASSWORD", "REDIS_URL", "SENDER_SECRET"}
+    assert prod.variables("web")["SENDER"] == "webhook"  # it refuses what only a simulation can do
 
 
 def test_queues_are_where_the_processes_look_for_them(state: State) -> None:

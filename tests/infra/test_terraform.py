@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import re
 import subprocess
 from collections.abc import Callable
-
 from pathlib import Path
+
 import pytest
 
 from okuru.stack.processes import read_procfile
 from tasks.engine.catalogue import Catalogue
-from tests.infra.terraform import PROJECT, ROOT, State, Terraform
+from tests.infra.terraform import OPERATOR, PROJECT, ROOT, State, Terraform
 
 PROCFILE = read_procfile(PROJECT / "Procfile")
 CATALOGUE = Catalogue.load("")
@@ -88,7 +89,6 @@ def test_examples_of_variables_name_those_that_exist_and_all_that_are_required()
         assert required <= uncommented
 
 
-# --- closed -------------------------------------------------------------------------------------
 def test_a_plan_is_for_its_owner_and_gone_when_it_is_done(tmp_path: Path) -> None:
     """It holds what the state holds. Run with a Terraform that writes down nothing but the file."""
     plan = ROOT / "no-such-environment.tfplan"
@@ -118,6 +118,7 @@ def test_a_plan_is_for_its_owner_and_gone_when_it_is_done(tmp_path: Path) -> Non
         plan.unlink(missing_ok=True)
 
 
+# --- closed -------------------------------------------------------------------------------------
 
 
 def test_nothing_but_the_load_balancer_is_open(state: State) -> None:
@@ -149,15 +150,31 @@ def test_who_may_reach_what(state: State) -> None:
         if rule["referenced_security_group_id"]
     }
     name = next(each.values["name"] for each in state.of("aws_ecs_cluster"))
-    tasks = [f"{name}-{each}" for each in state.containers()]
+    tasks = {each: f"{name}-{each}" for each in state.containers()}
+    consumers = {queue.group for queue in CATALOGUE}
     private = {f"{name}-endpoints"} & set(groups.values())
 
     assert allowed == {
         (f"{name}-alb", f"{name}-web", 8080),
-        *((task, f"{name}-database", 5432) for task in tasks),
-        *((task, f"{name}-cache", 6379) for task in tasks),
-        *((task, endpoints, 443) for task in tasks for endpoints in private),
+        # Beat only asks for sweeps.
+        *((task, f"{name}-database", 5432) for each, task in tasks.items() if each != "beat"),
+        # `celery control`: who is asked, and who asks.
+        *((tasks[each], f"{name}-cache", 6379) for each in {*consumers, OPERATOR}),
+        *((task, endpoints, 443) for task in tasks.values() for endpoints in private),
     }
+
+
+def test_the_way_out_of_a_task_leads_where_somebody_lets_it_in(state: State) -> None:
+    def pairs(kind: str, of: str, to: str) -> set[tuple[str, str, int]]:
+        return {
+            (rule[of], rule[to], rule["from_port"])
+            for rule in (each.values for each in state.of(f"aws_vpc_security_group_{kind}_rule"))
+            if rule["referenced_security_group_id"] and rule["from_port"] in (5432, 6379)
+        }
+
+    out = pairs("egress", "security_group_id", "referenced_security_group_id")
+
+    assert out == pairs("ingress", "referenced_security_group_id", "security_group_id")
 
 
 def test_outputs_and_tasks_hold_no_secret(prod: State) -> None:
