@@ -77,8 +77,8 @@ locals {
       provider       = "ecs"
       dd_service     = "okuru-${var.name}"
       dd_source      = "python"
-      dd_tags        = "env:${var.datadog.environment},version:${var.datadog.version}"
-      dd_message_key = "log" # the line itself, whose JSON Datadog reads
+      dd_tags        = "env:${var.datadog.environment}" # a deploy knows the version, and changes only the image
+      dd_message_key = "log"                            # the line itself, whose JSON Datadog reads
     }
     secretOptions = [{ name = "apikey", valueFrom = var.datadog.api_key_arn }]
   }
