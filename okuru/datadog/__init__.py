@@ -15,9 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from okuru.datadog.files import FOLDER, Definition, Unusable, load
+from okuru.datadog.foreign import one_line
 
+#: As terraform/variables.tf has them.
+ENVIRONMENTS = ("dev", "prod")
 #: Characters of a value that the table of differences shows.
 MAX_VALUE = 60
+#: And of what is said of a file, whose path may be long.
+MAX_REASON = 1000
 
 
 @click.group()
@@ -57,7 +62,13 @@ def check(*, folder: Path, as_json: bool) -> None:
 
 
 @datadog.command()
-@click.option("--env", default="prod", show_default=True, help="The environment watched.")
+@click.option(
+    "--env",
+    type=click.Choice(ENVIRONMENTS),
+    default="prod",
+    show_default=True,
+    help="The environment watched.",
+)
 @click.option("--notify", default="", help="Whom the monitors tell, such as @slack-okuru.")
 @click.option(
     "--docs-url",
@@ -111,12 +122,14 @@ def sync(
 def _synchronise(
     definitions: list[Definition], env: str, api_url: str | None, *, dry_run: bool, prune: bool
 ) -> list[dict[str, Any]]:
+    from okuru.datadog.access import access
     from okuru.datadog.api import Datadog, explained
     from okuru.datadog.sync import synchronise
 
-    with explained():
-        account = Datadog(os.environ, api_url=api_url, env=env)
-        done = synchronise(account, definitions, dry_run=dry_run, prune=prune)
+    account = access(os.environ, api_url)
+    with explained(account):
+        there = Datadog(account, env=env)
+        done = synchronise(there, definitions, dry_run=dry_run, prune=prune)
         return [step.as_dict() for step in done]
 
 
@@ -124,7 +137,9 @@ def _problems(definitions: list[Definition]) -> list[str]:
     from okuru.datadog.models import problems
 
     return [
-        f"{each.kind} {each.key}: {problem}" for each in definitions for problem in problems(each)
+        f"{each.kind} {each.key}: {one_line(problem)}"
+        for each in definitions
+        for problem in problems(each)
     ]
 
 
@@ -133,7 +148,9 @@ def _readable() -> Iterator[None]:
     try:
         yield
     except Unusable as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(one_line(str(error), most=MAX_REASON)) from error
+    except RecursionError as error:
+        raise click.ClickException("a file is nested too deep") from error
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "datadog_api_client":
             raise
@@ -152,7 +169,7 @@ def _show(steps: list[dict[str, Any]]) -> None:
         for index, change in enumerate(changes):
             table.add_row(
                 *([step["kind"], step["key"], step["action"]] if index == 0 else ["", "", ""]),
-                *([change["path"], _short(change["is_now"]), _short(change["shall_be"])]
+                *([Text(change["path"]), _short(change["is_now"]), _short(change["shall_be"])]
                   if change else ["", "", ""]),
             )  # fmt: skip
     console().print(table)
@@ -160,5 +177,4 @@ def _show(steps: list[dict[str, Any]]) -> None:
 
 def _short(value: Any) -> Text:
     shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    shown = " ".join(shown.split())
-    return Text(shown if len(shown) <= MAX_VALUE else f"{shown[: MAX_VALUE - 1]}…")
+    return Text(one_line(shown, most=MAX_VALUE))

@@ -8,20 +8,20 @@ client does not know.
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
-from okuru.datadog.files import KEY, MANAGED, Definition, Kind
+from okuru.datadog.access import SCOPES, Access
+from okuru.datadog.files import KEY, MANAGED, NAME, Definition, Kind
+from okuru.datadog.foreign import one_line
 from okuru.datadog.models import model_of
 
 PAGE = 100
@@ -29,11 +29,8 @@ PAGE = 100
 TIMEOUT = (5, 30)
 RETRIES = 4
 LONGEST_REST = 60
-SCOPES = (
-    "dashboards_read, dashboards_write, monitors_read, monitors_write, slos_read and slos_write"
-)
 
-_MARK = re.compile(re.escape(KEY) + r"([a-z0-9-]+)")
+_MARK = re.compile(rf"{KEY}({NAME})")
 
 
 @dataclass(frozen=True)
@@ -46,8 +43,16 @@ class Found:
     body: dict[str, Any]
 
 
+class Unexpected(Exception):
+    """An answer that is not of the form of Datadog's."""
+
+
 class PoliteRetry(Retry):
-    """Waits as Datadog asks. A POST is repeated only if it was surely not carried out."""
+    """Waits as Datadog asks. A POST is repeated only if it was surely not carried out.
+
+    A redirect is not followed: our keys stand in headers that urllib3 would send on to whatever
+    host it names, also in the clear.
+    """
 
     def __init__(self, **options: Any) -> None:
         defaults: dict[str, Any] = {
@@ -56,6 +61,8 @@ class PoliteRetry(Retry):
             "backoff_max": LONGEST_REST,
             "allowed_methods": frozenset({"GET", "PUT", "DELETE"}),
             "raise_on_status": False,
+            "redirect": 0,
+            "raise_on_redirect": False,
         }
         super().__init__(**{**defaults, **options})
 
@@ -71,7 +78,7 @@ class PoliteRetry(Retry):
 class Datadog:
     """The objects of one environment in one account."""
 
-    def __init__(self, environ: Mapping[str, str], *, api_url: str | None, env: str) -> None:
+    def __init__(self, access: Access, *, env: str) -> None:
         from datadog_api_client import ApiClient
         from datadog_api_client.v1.api.dashboards_api import DashboardsApi
         from datadog_api_client.v1.api.monitors_api import MonitorsApi
@@ -79,7 +86,7 @@ class Datadog:
             ServiceLevelObjectivesApi,
         )
 
-        client = ApiClient(_configuration(environ, api_url))
+        client = ApiClient(_configuration(access))
         self._env = env
         self._dashboards = DashboardsApi(client)
         self._monitors = MonitorsApi(client)
@@ -91,47 +98,52 @@ class Datadog:
 
     def _our_slos(self) -> Iterator[Found]:
         for each in _pages(
-            lambda page: _json(
-                self._slos.list_slos(tags_query=MANAGED, limit=PAGE, offset=page * PAGE)
-            )["data"]
+            lambda page: _objects(
+                self._slos.list_slos(tags_query=MANAGED, limit=PAGE, offset=page * PAGE), "data"
+            )
         ):
-            if key := self._key(each.get("tags") or []):
+            if key := self._key(each.get("tags")):
                 yield Found("slo", key, each["id"], each)
 
     def _our_monitors(self) -> Iterator[Found]:
         for each in _pages(
-            lambda page: _json(
+            lambda page: _objects(
                 self._monitors.list_monitors(monitor_tags=MANAGED, page=page, page_size=PAGE)
             )
         ):
-            if key := self._key(each.get("tags") or []):
+            if key := self._key(each.get("tags")):
                 yield Found("monitor", key, each["id"], each)
 
-    def _key(self, tags: list[str]) -> str | None:
-        if MANAGED not in tags or f"env:{self._env}" not in tags:
+    def _key(self, tags: Any) -> str | None:
+        if not isinstance(tags, list) or MANAGED not in tags or f"env:{self._env}" not in tags:
             return None
-        return next((tag.removeprefix(KEY) for tag in tags if tag.startswith(KEY)), None)
+        marks = (_MARK.fullmatch(str(tag)) for tag in tags)
+        return next((mark[1] for mark in marks if mark), None)
 
     def _our_dashboards(self) -> Iterator[Found]:
         """A list of dashboards has their descriptions only; ours is asked for whole."""
         for each in _pages(
-            lambda page: _json(self._dashboards.list_dashboards(count=PAGE, start=page * PAGE))[
-                "dashboards"
-            ]
+            lambda page: _objects(
+                self._dashboards.list_dashboards(count=PAGE, start=page * PAGE), "dashboards"
+            )
         ):
-            description = each.get("description") or ""
+            description = str(each.get("description"))
             if MANAGED in description and (mark := _MARK.search(description)):
-                body = _json(self._dashboards.get_dashboard(each["id"]))
+                (body,) = _objects(self._dashboards.get_dashboard(each["id"]), whole=True)
                 yield Found("dashboard", mark[1], each["id"], body)
 
     def create(self, definition: Definition) -> Any:
         """Make it; answers its id."""
         body = model_of(definition)
         if definition.kind == "slo":
-            return _json(self._slos.create_slo(body))["data"][0]["id"]
-        if definition.kind == "monitor":
-            return _json(self._monitors.create_monitor(body))["id"]
-        return _json(self._dashboards.create_dashboard(body))["id"]
+            made = _objects(self._slos.create_slo(body), "data")
+        elif definition.kind == "monitor":
+            made = _objects(self._monitors.create_monitor(body), whole=True)
+        else:
+            made = _objects(self._dashboards.create_dashboard(body), whole=True)
+        if not made:
+            raise Unexpected
+        return made[0]["id"]
 
     def update(self, found: Found, definition: Definition) -> None:
         """Give the object that was found what the definition says."""
@@ -158,39 +170,26 @@ class Datadog:
         _json(answer)
 
 
-def _configuration(environ: Mapping[str, str], api_url: str | None) -> Any:
+def _configuration(access: Access) -> Any:
     from datadog_api_client import Configuration
 
-    missing = [name for name in ("DD_API_KEY", "DD_APP_KEY") if not environ.get(name)]
-    if missing:
-        raise click.ClickException(
-            f"{' and '.join(missing)} must be set: an API key and an application key of the"
-            f" account, the latter with the scopes {SCOPES}"
-        )
-    options: dict[str, Any] = {}
-    if api_url:
-        parts = urlsplit(api_url)
-        if parts.scheme != "https" and parts.hostname != "127.0.0.1":
-            raise click.ClickException("--api-url must be https: the keys are sent there")
-        options["host"] = api_url.rstrip("/")
-    try:
-        configuration = Configuration(
-            **options,
-            preload_content=True,
-            request_timeout=TIMEOUT,
-            retry_policy=PoliteRetry(),
-            is_iac=True,
-        )
-        if not api_url:
-            configuration.server_variables["site"] = environ.get("DD_SITE") or "datadoghq.com"
-            _ = configuration.host  # it refuses a site that there is not
-    except ValueError as error:
-        raise click.ClickException(f"DD_SITE is no site of Datadog: {error}") from error
-    # Its own reading of these variables knows names of the environment that we do not promise.
-    configuration.api_key = {
-        "apiKeyAuth": environ["DD_API_KEY"],
-        "appKeyAuth": environ["DD_APP_KEY"],
-    }
+    configuration = Configuration(
+        **({"host": access.url} if access.url else {}),
+        preload_content=True,
+        request_timeout=TIMEOUT,
+        retry_policy=PoliteRetry(),
+        is_iac=True,
+    )
+    # Its own reading of the environment knows names that we do not promise, and our keys unchecked.
+    configuration.api_key = {"apiKeyAuth": access.api_key, "appKeyAuth": access.app_key}
+    if not access.url:
+        sites = configuration.get_host_settings()[0]["variables"]["site"]["enum_values"]
+        if access.site not in sites:
+            raise click.ClickException(
+                f"DD_SITE is no site of Datadog: it is one of {', '.join(sorted(set(sites)))},"
+                " without https:// and without a path"
+            )
+        configuration.server_variables["site"] = access.site
     # After its constructor, which would give other defaults: the answers as they came.
     configuration.preload_content = False
     return configuration
@@ -201,7 +200,26 @@ def _json(answer: Any) -> Any:
 
     One that nobody reads would keep its connection from the next request.
     """
-    return json.loads(answer.data)
+    try:
+        return json.loads(answer.data)
+    except (ValueError, RecursionError) as error:
+        raise Unexpected from error
+
+
+def _objects(answer: Any, name: str | None = None, *, whole: bool = False) -> list[dict[str, Any]]:
+    """The objects of an answer, each with its id; Unexpected if it has others, or none at all.
+
+    Args:
+        name: under which they are listed, if the answer is no list itself.
+        whole: the answer is one object.
+    """
+    found = _json(answer)
+    if name is not None:
+        found = found.get(name) if isinstance(found, dict) else None
+    objects = [found] if whole else found
+    if isinstance(objects, list) and all(isinstance(e, dict) and "id" in e for e in objects):
+        return objects
+    raise Unexpected
 
 
 def _pages(page: Callable[[int], list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
@@ -214,43 +232,57 @@ def _pages(page: Callable[[int], list[dict[str, Any]]]) -> Iterator[dict[str, An
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def explained(access: Access) -> Iterator[None]:
     """Turn what the API refuses into one line that says what to do, and exit code 1."""
     from datadog_api_client.exceptions import ApiException
 
     try:
         yield
     except ApiException as error:
-        said = _said(error)
-        if error.status == 401:
-            raise click.ClickException(
-                f"Datadog knows no such key (401{said}): see DD_API_KEY and DD_SITE"
-            ) from error
-        if error.status == 403:
-            raise click.ClickException(
-                f"Datadog refused (403{said}): DD_APP_KEY needs the scopes {SCOPES}, and both keys"
-                " must be of the account at DD_SITE"
-            ) from error
-        if error.status == 429:
-            raise click.ClickException(
-                f"Datadog's rate limit (429) lasts longer than {RETRIES} attempts: run it again in"
-                " some minutes; what is done stays done"
-            ) from error
-        raise click.ClickException(f"Datadog refused ({error.status}{said})") from error
+        raise click.ClickException(_refusal(error, access)) from error
     except HTTPError as error:
+        raise click.ClickException(_silence(getattr(error, "reason", None) or error)) from error
+    except (Unexpected, UnicodeDecodeError) as error:
         raise click.ClickException(
-            f"Datadog does not answer ({type(error).__name__}): see DD_SITE and the network, then"
-            " run it again; what is done stays done"
+            "what answers is not Datadog's API: see DD_SITE, DD_API_URL and what stands between"
         ) from error
 
 
-def _said(error: Any) -> str:
+def _refusal(error: Any, access: Access) -> str:
+    said = _said(error, access)
+    if not error.status:  # the client's way to say that TLS failed
+        return _silence(error.__context__ or error)
+    if 300 <= error.status < 400:
+        return (
+            f"a redirect ({error.status}) is not followed, as the keys would go with it: see"
+            " DD_SITE, which must be the account's own, and DD_API_URL"
+        )
+    if error.status == 401:
+        return f"Datadog knows no such key (401{said}): see DD_API_KEY and DD_SITE"
+    if error.status == 403:
+        return (
+            f"Datadog refused (403{said}): DD_APP_KEY needs the scopes {SCOPES}, and both keys"
+            " must be of the account at DD_SITE"
+        )
+    if error.status == 429:
+        return (
+            f"Datadog's rate limit (429) lasts longer than {RETRIES} attempts: run it again in"
+            " some minutes; what is done stays done"
+        )
+    return f"Datadog refused ({error.status}{said})"
+
+
+def _silence(error: BaseException) -> str:
+    return (
+        f"Datadog does not answer ({type(error).__name__}): see DD_SITE and the network, then"
+        " run it again; what is done stays done"
+    )
+
+
+def _said(error: Any, access: Access) -> str:
     """Datadog's own words, without anything that may be a key."""
     said = error.body.get("errors") if isinstance(error.body, dict) else None
     if not said:
         return ""
-    words = "; ".join(str(each) for each in said)
-    for name in ("DD_API_KEY", "DD_APP_KEY"):
-        if key := os.environ.get(name):
-            words = words.replace(key, "***")
-    return f": {words}"
+    words = "; ".join(str(each) for each in said) if isinstance(said, list) else str(said)
+    return f": {one_line(words, keys=access.keys)}"

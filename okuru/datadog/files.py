@@ -15,6 +15,8 @@ FOLDER = Path(__file__).parents[2] / "terraform" / "datadog"
 #: By these Datadog's objects are known as ours.
 MANAGED = "managed-by:okuru"
 KEY = "okuru-key:"
+#: Names of files, which are those of objects. Datadog would write others in its own way.
+NAME = r"[a-z0-9-]+"
 
 _PLACEHOLDER = re.compile(r"\$\{([a-z:-]+)\}")
 
@@ -47,6 +49,10 @@ def load(folder: Path, *, env: str, notify: str, docs: str, extended: bool) -> l
         extended: the monitors of `monitors/extended` too.
     """
     values = {"env": env, "notify": notify, "docs": docs}
+    # A folder that is not there is a mistake, and no wish to have nothing watched.
+    for needed in (folder, folder / "slos", folder / "monitors"):
+        if not needed.is_dir():
+            raise Unusable(f"{needed} is not there: run this in a checkout of the repository")
     monitors = [folder / "monitors", *([folder / "monitors/extended"] if extended else [])]
     found = [
         *_read("slo", [folder / "slos"], env),
@@ -60,8 +66,13 @@ def load(folder: Path, *, env: str, notify: str, docs: str, extended: bool) -> l
 def _read(kind: Kind, folders: list[Path], env: str) -> Iterator[Definition]:
     for folder in folders:
         for path in sorted(folder.glob("*.json")):
+            if not re.fullmatch(NAME, path.stem):
+                raise Unusable(f"{path}: a name has small letters, digits and hyphens only")
             body = _json(path)
-            body["tags"] = [*body.get("tags", []), MANAGED, f"{KEY}{path.stem}", f"env:{env}"]
+            tags = body.get("tags", [])
+            if not isinstance(tags, list):
+                raise Unusable(f"{path}: its tags are no list")
+            body["tags"] = [*tags, MANAGED, f"{KEY}{path.stem}", f"env:{env}"]
             yield Definition(kind, path.stem, body)
 
 
@@ -74,11 +85,13 @@ def _dashboard(path: Path) -> dict[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        body: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise Unusable(f"{path} is not there: run this in a checkout of the repository") from error
+        body = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise Unusable(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise Unusable(f"{path} is no JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise Unusable(f"{path} is no object of JSON")
     return body
 
 

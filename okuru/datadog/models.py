@@ -14,11 +14,11 @@ from okuru.datadog.files import Definition
 
 def problems(definition: Definition) -> list[str]:
     """Each part of the body that the API would refuse or ignore."""
-    from datadog_api_client.exceptions import ApiTypeError, ApiValueError
+    from datadog_api_client.exceptions import OpenApiException
 
     try:
         return list(_unknown(definition.body, model_of(definition), ""))
-    except (ApiTypeError, ApiValueError, TypeError) as error:
+    except (OpenApiException, TypeError) as error:
         return [str(error).split("\n", 1)[0]]
 
 
@@ -46,10 +46,15 @@ def model_of(definition: Definition) -> Any:
 def _unknown(given: Any, parsed: Any, path: str) -> Iterator[str]:
     from datadog_api_client.model_utils import ModelComposed, ModelSimple, UnparsedObject
 
+    if given is None:  # the models let it pass
+        yield f"{path}: is null, where it should be left out"
+        return
     while isinstance(parsed, ModelComposed):
         parsed = parsed.get_oneof_instance()
     if isinstance(parsed, UnparsedObject):
         yield f"{path}: fits none of the forms that it may have"
+    elif isinstance(given, list) and not isinstance(parsed, list):
+        yield f"{path}: is a list, and shall be none"
     elif isinstance(given, list):
         for index, each in enumerate(given):
             yield from _unknown(each, parsed[index], f"{path}[{index}]")

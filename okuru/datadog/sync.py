@@ -88,7 +88,7 @@ def differences(wanted: Any, current: Any, path: str = "") -> Iterator[Change]:
         for name, value in wanted.items():
             here = f"{path}.{name}".removeprefix(".")
             if name in UNORDERED:
-                if sorted(value) != sorted(current.get(name) or []):
+                if _in_order(value) != _in_order(current.get(name)):
                     yield Change(here, current.get(name), value)
             else:
                 yield from differences(value, current.get(name), here)
@@ -97,3 +97,7 @@ def differences(wanted: Any, current: Any, path: str = "") -> Iterator[Change]:
             yield from differences(value, current[index], f"{path}[{index}]")
     elif wanted != current:
         yield Change(path, current, wanted)
+
+
+def _in_order(value: Any) -> Any:
+    return sorted(value, key=repr) if isinstance(value, list) else value

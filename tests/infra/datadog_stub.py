@@ -33,6 +33,10 @@ class Account:
     after_writing: list[int] = field(default_factory=list)
     """Status of the next answers to a write that was carried out all the same."""
     forbidden: bool = False
+    instead: list[tuple[int, bytes]] = field(default_factory=list)
+    """Status and body of the next answers, whatever is asked."""
+    moved: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Method to the status of a redirect and the address to which it sends."""
     url: str = ""
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1001))
 
@@ -99,6 +103,10 @@ class _Handler(BaseHTTPRequestHandler):
         account, parts = self.account, urlsplit(self.path)
         account.requests.append((self.command, parts.path))
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if moved := account.moved.get(self.command):
+            return self._answer(moved[0], {}, Location=moved[1] + self.path)
+        if account.instead:
+            return self._answer(*account.instead.pop(0))
         if self.headers.get("DD-API-KEY") != API_KEY:
             return self._answer(401, {"errors": ["Unauthorized"]})
         if account.forbidden or self.headers.get("DD-APPLICATION-KEY") != APP_KEY:
@@ -152,13 +160,15 @@ class _Handler(BaseHTTPRequestHandler):
         shown = [{name: each.get(name) for name in names} for each in items]
         return {"dashboards": shown[first : first + size]}
 
-    def _answer(self, status: int, body: Any) -> None:
-        data = json.dumps(body).encode()
+    def _answer(self, status: int, body: Any, **headers: str) -> None:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         if status == 429:
             self.send_header("X-Ratelimit-Reset", "1")
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
 
