@@ -171,6 +171,30 @@ def test_every_field_of_a_log_query_is_documented() -> None:
     assert {str(terms(search)) for search in searches} == {str(terms(searches[0]))}
 
 
+def test_a_log_is_found_by_either_name_of_its_service() -> None:
+    """The line's own, and the one that the log router gives: Datadog decides which counts."""
+    containers = (ROOT / "terraform/modules/service/containers.tf").read_text()
+    given = re.findall(r'(?:dd_service|DD_SERVICE)\s+= "(\S+)"', containers)
+    assert given == ["okuru-${var.name}"] * 2
+    commands = re.findall(r"^(\w+): (.*)$", (ROOT / "Procfile").read_text(), re.M)
+    workers = {"worker", *(f"okuru-{name}" for name, run in commands if " worker " in run)}
+    assert len(workers) == 3
+    for search in [search_of(_monitor("worker-failures").body["query"]), *_log_widgets()]:
+        (service,) = [term for term in terms(search) if term.field == "service"]
+        # test_watched_logs.py reads `worker` in a line.
+        assert service.values == workers
+    for page in (ROOT / "docs").glob("*.md"):
+        for asked in re.findall(r"`(service:[^`]*)`", page.read_text()):
+            assert terms(asked)[0].values in ({"api", "okuru-web"}, workers), f"{page}: {asked}"
+
+
+def test_what_is_done_once_an_account_is_found_where_one_sets_it_up() -> None:
+    page = (ROOT / "docs/observability.md").read_text()
+    (steps,) = re.findall(r"^### Once an account$(.*?)^###", page, re.M | re.S)
+    assert "Preprocessing for JSON logs" in steps
+    assert "(observability.md#once-an-account)" in (ROOT / "docs/IMPORT_NOTES.md").read_text()
+
+
 def _log_widgets() -> list[str]:
     return [text for text in strings(_dashboard(), "query") if text.startswith("$env service")]
 
