@@ -112,14 +112,62 @@ def test_the_last_layer_has_what_the_build_made_and_nothing_of_the_context() -> 
             assert "--mount=type=cache" in line
 
 
+# --- the context --------------------------------------------------------------------------------
+
+RULES = [
+    line
+    for line in (ROOT / ".dockerignore").read_text().splitlines()
+    if line and not line.startswith("#")
+]
+COPIED = {line.split()[0].rstrip("/") for stage in (BUILD, SQS) for line in stage.all("COPY")}
+
+
+def _pattern(rule: str) -> re.Pattern[str]:
+    """As BuildKit reads it: `**/` is any number of folders, `*` and `?` know no slash."""
+    translated = {"**/": "(.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    parts = re.split(r"(\*\*/|\*\*|\*|\?)", rule.removeprefix("!").strip("/"))
+    return re.compile("".join(translated.get(part, re.escape(part)) for part in parts))
+
+
+def in_context(path: str) -> bool:
+    """Whether BuildKit would send the file: the last rule that matches it, or a folder above."""
+    ways = [path, *(str(parent) for parent in Path(path).parents)]
+    said = [rule for rule in RULES if any(_pattern(rule).fullmatch(way) for way in ways)]
+    return not said or said[-1].startswith("!")
+
+
 def test_the_context_is_what_the_dockerfile_copies() -> None:
-    lines = (ROOT / ".dockerignore").read_text().splitlines()
-    rules = [line for line in lines if line and not line.startswith("#")]
-    assert rules[0] == "*"
-    allowed = {rule[1:].rstrip("/") for rule in rules if rule.startswith("!")}
-    copied = {line.split()[0].rstrip("/") for stage in (BUILD, SQS) for line in stage.all("COPY")}
-    assert allowed == copied
-    assert all((ROOT / path).exists() for path in copied)
+    assert RULES[0] == "*"
+    allowed = [rule.removeprefix("!") for rule in RULES[1:]]
+    assert len(allowed) == len([rule for rule in RULES if rule.startswith("!")])
+    for rule in allowed:
+        assert any(rule == path or rule.startswith(f"{path}/") for path in COPIED), rule
+    for path in COPIED:
+        assert (ROOT / path).exists()
+        assert any(rule == path or rule.startswith(f"{path}/") for rule in allowed), path
+
+
+def test_every_tracked_file_of_the_code_is_in_the_context() -> None:
+    """A new kind of file is named in .dockerignore, or the image would lack it."""
+    done = subprocess.run(
+        ["git", "ls-files", "--", *COPIED], cwd=ROOT, capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip(f"this is no checkout, so nobody knows what is tracked: {done.stderr.strip()}")
+    tracked = [path for path in done.stdout.splitlines() if not path.endswith(".md")]
+    assert len(tracked) > 100
+    assert [path for path in tracked if not in_context(path)] == []
+
+
+def test_what_lies_about_is_not_in_the_context() -> None:
+    names = [
+        *(".env", ".env.docker", "env", "prod.tfvars", "terraform.tfstate", "config.py~"),
+        *("key.pem", "server.key", "id_ed25519", "keystore.p12", "service-account.json"),
+        *("credentials", "credentials.json", ".aws/credentials", ".netrc", ".pypirc"),
+        *("dump.sql", "local.db", ".git/config", "secrets.yaml", "__pycache__/s.cpython-313.pyc"),
+    ]
+    folders = ["", "app/", "app/gifts/", "okuru/", "tasks/engine/", "migrations/", "requirements/"]
+    assert [folder + name for folder in folders for name in names if in_context(folder + name)] == []
 
 
 # --- the image, replayed ------------------------------------------------------------------------
@@ -167,11 +215,19 @@ class Replay:
 
     def _copy(self, source: Path, target: Path) -> None:
         if source.is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
-            shutil.copytree(source, target, dirs_exist_ok=True, ignore=ignored)
+            shutil.copytree(source, target, dirs_exist_ok=True, ignore=self._out_of_context)
         else:
             target.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, target)
+
+    @staticmethod
+    def _out_of_context(folder: str, names: list[str]) -> list[str]:
+        files = [name for name in names if not (Path(folder) / name).is_dir()]
+        inside = Path(folder).relative_to(ROOT)
+        return [
+            *(name for name in names if name == "__pycache__"),
+            *(name for name in files if not in_context(str(inside / name))),
+        ]
 
     def environment(self, **more: str) -> dict[str, str]:
         """As the image has it, with what a service adds in production."""
