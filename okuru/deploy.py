@@ -18,15 +18,12 @@ import click
 import requests
 from botocore.exceptions import BotoCoreError, ClientError
 
-from okuru.ecs import Cluster, DeployError, Service, short
+from okuru.deployment import Deployment
+from okuru.ecs import Cluster, DeployError, Service
+from okuru.revisions import short
 from tasks.engine.catalogue import Catalogue
 
 PROCFILE = Path(__file__).parent.parent / "Procfile"
-#: A task that people start, and no service: its next start has the same code as everything else.
-OPERATOR = "operator"
-#: Migrations have no service of their own: the API's task has the database's credentials.
-MIGRATOR = "web"
-MIGRATE = ["okuru", "migrate", "up"]
 #: What pushing an image answers; a tag may mean another image tomorrow.
 BY_DIGEST = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
 
@@ -51,6 +48,14 @@ json_option = click.option(
 @click.option("--image", required=True, metavar="NAME@sha256:…", help="By digest.")
 @click.option("--version", required=True, help="What traces and metrics call it: its tag.")
 @click.option("--url", metavar="URL", help="The API's address, to be asked at the end.")
+@click.option(
+    "--accept-shape",
+    "accepted",
+    multiple=True,
+    envvar="ACCEPT_SHAPE",
+    metavar="FAMILY:N",
+    help="This revision's other roles or containers are meant. May be repeated.",
+)
 @timeout_option
 @dry_run_option
 @json_option
@@ -59,6 +64,7 @@ def deploy(
     image: str,
     version: str,
     url: str | None,
+    accepted: tuple[str, ...],
     timeout: float,
     *,
     dry_run: bool,
@@ -69,81 +75,50 @@ def deploy(
     Workers change before the processes that stage tasks for them, so that nobody gets a task that
     it does not know. If anything fails, or the command is told to stop, every service that was
     touched goes back to what it ran; the schema stays: old code works on it (docs/architecture.md).
+
+    The template of each service is its family's newest revision. One with other roles or other
+    containers than what runs is refused, unless it is named with --accept-shape.
     """
     if not BY_DIGEST.fullmatch(image):
         raise click.UsageError("--image names an image by its digest: …@sha256:<64 hex digits>")
     with _explained():
         cluster = Cluster(environment, processes())
-        before = cluster.services()
-        _require_quiet(before)
-        result: dict[str, Any] = {
-            "environment": environment,
-            "image": image,
-            "version": version,
-            "services": {
-                name: {
-                    "from": short(each.revision),
-                    "image": cluster.image(name, each.revision),
-                }
-                for name, each in before.items()
-            },
-        }
-        for name, each in result["services"].items():
-            _say(f"{name} runs {each['from']}, {each['image']}")
+        work = Deployment(cluster, image, version, timeout=timeout, say=_say)
+        work.plan()
+        refused = work.unaccepted(accepted)
         if dry_run:
-            _say(
-                f"would migrate, and bring {image} to " + ", then to ".join(map(" ".join, waves()))
-            )
-            _finish({**result, "outcome": "dry-run"}, as_json=as_json)
+            order = ", then to ".join(map(" ".join, waves()))
+            _say("\n".join([*refused, f"would migrate, and bring {image} to {order}"]))
+            _finish(work.result("dry-run"), as_json=as_json)
             return
-
-        _say(f"registering revisions with {image}")
-        wanted = {
-            name: cluster.register(name, image, version, each.revision)
-            for name, each in before.items()
-        }
-        for name, revision in wanted.items():
-            result["services"][name]["to"] = short(revision)
-
-        touched: list[str] = []
-        deadline = time.monotonic() + timeout
+        if refused:
+            _finish(work.result("refused"), as_json=as_json)
+            raise DeployError("\n".join(refused))
+        work.register()
         with _interruptible():
             try:
-                _say(f"migrating: `{' '.join(MIGRATE)}` in {short(wanted[MIGRATOR])}")
-                cluster.run_once(
-                    before[MIGRATOR], wanted[MIGRATOR], MIGRATE, deadline=deadline, say=_say
-                )
+                work.migrate()
                 for wave in waves():
-                    _say(f"updating {', '.join(wave)}")
-                    for name in wave:
-                        touched.append(name)  # first: the answer may be lost on the way
-                        cluster.update(name, wanted[name])
-                    part = {name: wanted[name] for name in wave}
-                    cluster.wait(part, deadline=deadline, say=_say)
+                    work.replace(wave)
                 if url:
                     smoke(url)
             except (Exception, KeyboardInterrupt) as error:
                 _say(f"failed: {_reason(error)}")
-                back = {name: before[name].revision for name in reversed(touched)}
-                result["outcome"] = "rolled-back" if back else "refused"
                 try:
-                    _go_to(cluster, back, timeout)
+                    back = work.go_back()
                 except (DeployError, BotoCoreError, ClientError) as second:
-                    result["outcome"] = "failed"
+                    _finish(work.result("failed"), as_json=as_json)
                     raise DeployError(
                         f"the deploy failed ({_reason(error)}), and so did going back: "
                         f"{_reason(second)}. `okuru rollback` tries again"
                     ) from error
-                finally:
-                    _finish(result, as_json=as_json)
+                _finish(work.result("rolled-back" if back else "refused"), as_json=as_json)
                 raise DeployError(
                     f"{_reason(error)}. "
                     + (f"Back at what ran before: {', '.join(back)}" if back else "Nothing changed")
                 ) from error
-        if cluster.has_family(OPERATOR):
-            cluster.register(OPERATOR, image, version, None)
-        result["outcome"] = "deployed"
-        _finish(result, as_json=as_json)
+        work.register_operator()
+        _finish(work.result("deployed"), as_json=as_json)
 
 
 @click.command()
@@ -193,7 +168,7 @@ def rollback(
         for name, each in result["services"].items():
             _say(f"{name}: {each['from']} → {each['to']}")
         if not dry_run:
-            _go_to(cluster, back, timeout)
+            cluster.go_to(back, deadline=time.monotonic() + timeout, say=_say)
         result["outcome"] = "dry-run" if dry_run else "rolled-back"
         _finish(result, as_json=as_json)
 
@@ -236,29 +211,13 @@ def _wrong_with(url: str) -> str | None:
 def _before(cluster: Cluster, service: Service, revision: int | None) -> str:
     if revision:
         return f"{service.revision.rpartition(':')[0]}:{revision}"
-    before = cluster.previous(service.revision)
+    before = cluster.revision(service.revision).previous
     if before is None:
         raise DeployError(
             f"{short(service.revision)} does not say what ran before it: no deploy registered it. "
             f"Name the revision: --service {service.process} --revision N"
         )
     return before
-
-
-def _go_to(cluster: Cluster, revisions: dict[str, str], timeout: float) -> None:
-    """All at once: an outage is no time for waiting in between."""
-    if not revisions:
-        return
-    _say("going to " + ", ".join(short(revision) for revision in revisions.values()))
-    for name, revision in revisions.items():
-        cluster.update(name, revision)
-    cluster.wait(revisions, deadline=time.monotonic() + timeout, say=_say)
-
-
-def _require_quiet(services: dict[str, Service]) -> None:
-    changing = [name for name, service in services.items() if service.deployments > 1]
-    if changing:
-        raise DeployError(f"a deployment is under way: {', '.join(changing)}. Try again later")
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +11,13 @@ import boto3
 import click
 from botocore.config import Config
 
+from okuru.revisions import PREVIOUS, Revision, short
+
 if TYPE_CHECKING:
     from mypy_boto3_ecs import ECSClient
     from mypy_boto3_ecs.type_defs import ServiceTypeDef
     from mypy_boto3_logs import CloudWatchLogsClient
 
-#: A tag of each revision that a deploy registers: what its service ran before. So a rollback asks
-#: nobody, and a revision that failed, or that Terraform has registered since, is not in its way.
-PREVIOUS = "okuru:previous"
 #: describe_services takes ten.
 PAGE = 10
 PATIENT = Config(
@@ -51,11 +49,6 @@ class Service:
     """Where its tasks run, for others that are to run there."""
 
 
-def short(revision: str) -> str:
-    """`family:12` of a task definition's ARN."""
-    return revision.rpartition("/")[2]
-
-
 class Cluster:
     """One environment's cluster. Its services and their families have the same names."""
 
@@ -68,6 +61,7 @@ class Cluster:
         ecs: ECSClient | None = None,
         logs: CloudWatchLogsClient | None = None,
     ) -> None:
+        self.environment = environment
         self.name = f"okuru-{environment}"
         self._services = {f"{self.name}-{process}": process for process in processes}
         self._every = every
@@ -93,44 +87,31 @@ class Cluster:
             raise DeployError(f"the cluster {self.name} has no {', '.join(missing)}")
         return {process: found[process] for process in self._services.values()}
 
-    def previous(self, revision: str) -> str | None:
-        """What the revision's service ran before, if a deploy registered the revision."""
-        described = self._ecs.describe_task_definition(taskDefinition=revision, include=["TAGS"])
-        tags = {tag.get("key"): tag.get("value") for tag in described.get("tags", [])}
-        return tags.get(PREVIOUS)
+    def revision(self, name: str) -> Revision:
+        """A revision by its ARN; of a family, by its name, the newest."""
+        found = self._ecs.describe_task_definition(taskDefinition=name, include=["TAGS"])
+        operation = self._ecs.meta.service_model.operation_model("RegisterTaskDefinition")
+        known = operation.input_shape.members if operation.input_shape else {}
+        definition: dict[str, Any] = dict(found["taskDefinition"])
+        return Revision(
+            arn=definition["taskDefinitionArn"],
+            definition={key: value for key, value in definition.items() if key in known},
+            tags={tag["key"]: tag["value"] for tag in found.get("tags", [])},
+        )
 
-    def image(self, process: str, revision: str) -> str:
-        """What the process's container runs in a revision."""
-        described = self._ecs.describe_task_definition(taskDefinition=revision)["taskDefinition"]
-        for container in described["containerDefinitions"]:
-            if container.get("name") == process:
-                return container.get("image", "")
-        raise DeployError(f"{short(revision)} has no container {process}")
+    def newest(self, process: str) -> Revision | None:
+        """The newest revision of the process's family, whoever has registered it."""
+        try:
+            return self.revision(f"{self.name}-{process}")
+        except self._ecs.exceptions.ClientException:
+            return None
 
     # --- changing -------------------------------------------------------------------------------
 
-    def register(self, process: str, image: str, version: str, previous: str | None) -> str:
-        """Register the family's newest revision again with another image; returns its ARN.
-
-        The newest is the template, so that what Terraform has changed goes live with a deploy.
-        """
-        family = f"{self.name}-{process}"
-        found = self._ecs.describe_task_definition(taskDefinition=family, include=["TAGS"])
-        # What can be registered, and nothing that ECS itself added.
-        operation = self._ecs.meta.service_model.operation_model("RegisterTaskDefinition")
-        known = operation.input_shape.members if operation.input_shape else {}
-        wanted: dict[str, Any] = {
-            name: value for name, value in found["taskDefinition"].items() if name in known
-        }
-        wanted["containerDefinitions"] = [
-            _with_version(
-                {**container, "image": image} if container["name"] == process else container,
-                version,
-            )
-            for container in deepcopy(wanted["containerDefinitions"])
-        ]
-        tags = {tag["key"]: tag["value"] for tag in found.get("tags", [])}
-        tags.pop(PREVIOUS, None)
+    def register(self, revision: Revision, previous: str | None) -> str:
+        """Register it; returns the new one's ARN. That remembers what its service ran before."""
+        wanted: dict[str, Any] = dict(revision.definition)
+        tags = {key: value for key, value in revision.tags.items() if key != PREVIOUS}
         if previous:
             tags[PREVIOUS] = previous
         if tags:
@@ -138,19 +119,18 @@ class Cluster:
         made = self._ecs.register_task_definition(**wanted)
         return made["taskDefinition"]["taskDefinitionArn"]
 
-    def has_family(self, process: str) -> bool:
-        """Whether there is a task definition for it: tasks that people start have no service."""
-        try:
-            self._ecs.describe_task_definition(taskDefinition=f"{self.name}-{process}")
-        except self._ecs.exceptions.ClientException:
-            return False
-        return True
-
     def update(self, process: str, revision: str) -> None:
         """Let the service replace its tasks by ones of the revision, one after the other."""
         self._ecs.update_service(
             cluster=self.name, service=f"{self.name}-{process}", taskDefinition=revision
         )
+
+    def go_to(self, revisions: Mapping[str, str], *, deadline: float, say: Say) -> None:
+        """Go back to them, all at once: an outage is no time for waiting in between."""
+        say("going to " + ", ".join(map(short, revisions.values())))
+        for process, revision in revisions.items():
+            self.update(process, revision)
+        self.wait(revisions, deadline=deadline, say=say)
 
     def run_once(
         self, like: Service, revision: str, command: list[str], *, deadline: float, say: Say
@@ -198,11 +178,7 @@ class Cluster:
         raise DeployError(f"`{' '.join(command)}` ended with exit code {code}: {reason}")
 
     def _log(self, revision: str, process: str, task: str) -> Iterator[str]:
-        described = self._ecs.describe_task_definition(taskDefinition=revision)["taskDefinition"]
-        container = next(
-            each for each in described["containerDefinitions"] if each.get("name") == process
-        )
-        configuration = container.get("logConfiguration")
+        configuration = self.revision(revision).containers[process].get("logConfiguration")
         if configuration is None or configuration["logDriver"] != "awslogs":
             yield f"its log is where the environment's logs are: look for the task {short(task)}"
             return
@@ -283,14 +259,3 @@ def _service(process: str, found: ServiceTypeDef) -> Service:
 def _tell(service: Service, say: Say) -> None:
     for event in service.events:
         say(f"  | {event}")
-
-
-def _with_version(container: dict[str, Any], version: str) -> dict[str, Any]:
-    """Traces, metrics and logs carry the version, wherever the template says one."""
-    for variable in container.get("environment", []):
-        if variable["name"] == "DD_VERSION":
-            variable["value"] = version
-    labels = container.get("dockerLabels", {})
-    if "com.datadoghq.tags.version" in labels:
-        labels["com.datadoghq.tags.version"] = version
-    return container

@@ -6,10 +6,14 @@ that `Agents` plays the part of ECS that does: services change step by step, or 
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from typing import Any
 
+from click.testing import CliRunner, Result
+
+from okuru.cli import main
 from okuru.deploy import processes
 
 REPOSITORY = "111111111111.dkr.ecr.ap-northeast-1.amazonaws.com/okuru-dev"
@@ -106,19 +110,32 @@ class Agents:
         return dict(self._ecs.describe_task_definition(taskDefinition=revision)["taskDefinition"])
 
 
+def okuru(*arguments: str) -> Result:
+    return CliRunner().invoke(main, [*arguments, "--environment", "dev", "--json"])
+
+
+def deploy(*more: str, image: str = NEW, version: str = "v2") -> Result:
+    return okuru("deploy", "--image", image, "--version", version, *more)
+
+
+def answer(result: Result) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
 def define(ecs: Any, process: str, image: str = OLD, **more: Any) -> str:
-    """As Terraform does it."""
-    made = ecs.register_task_definition(
-        family=f"okuru-dev-{process}",
-        networkMode="awsvpc",
-        requiresCompatibilities=["FARGATE"],
-        cpu="512",
-        memory="1024",
-        executionRoleArn="arn:aws:iam::111111111111:role/execution",
-        taskRoleArn=f"arn:aws:iam::111111111111:role/{process}",
-        volumes=[{"name": "tmp"}],
-        runtimePlatform={"operatingSystemFamily": "LINUX", "cpuArchitecture": "X86_64"},
-        containerDefinitions=[
+    """As Terraform does it; `more` takes the place of what is there."""
+    definition: dict[str, Any] = {
+        "family": f"okuru-dev-{process}",
+        "networkMode": "awsvpc",
+        "requiresCompatibilities": ["FARGATE"],
+        "cpu": "512",
+        "memory": "1024",
+        "executionRoleArn": "arn:aws:iam::111111111111:role/execution",
+        "taskRoleArn": f"arn:aws:iam::111111111111:role/{process}",
+        "volumes": [{"name": "tmp"}],
+        "runtimePlatform": {"operatingSystemFamily": "LINUX", "cpuArchitecture": "X86_64"},
+        "containerDefinitions": [
             {
                 "name": process,
                 "image": image,
@@ -141,7 +158,7 @@ def define(ecs: Any, process: str, image: str = OLD, **more: Any) -> str:
             # moto adds it up, where ECS does without.
             {"name": "datadog", "image": "agent@sha256:abc", "essential": False, "memory": 256},
         ],
-        tags=[{"key": "Service", "value": process}],
-        **more,
-    )
+        "tags": [{"key": "Service", "value": process}],
+    }
+    made = ecs.register_task_definition(**definition | more)
     return str(made["taskDefinition"]["taskDefinitionArn"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -12,67 +11,25 @@ from typing import Any
 import boto3
 import pytest
 from botocore.exceptions import ClientError
-from click.testing import CliRunner, Result
-from moto import mock_aws
 
 from okuru import deploy as command
-from okuru.cli import main
-from okuru.ecs import PREVIOUS, Cluster
-from tests.integration.okuru.agents import NEW, OLD, REPOSITORY, Agents, define
+from okuru.revisions import PREVIOUS
+from tests.integration.okuru.agents import (
+    NEW,
+    OLD,
+    REPOSITORY,
+    Agents,
+    answer,
+    define,
+    deploy,
+    okuru,
+)
 
-PROCESSES = command.processes()
 CONSUMERS, OTHERS = command.waves()
 
 
-@pytest.fixture
-def aws() -> Iterator[None]:
-    with mock_aws(config={"core": {"passthrough": {"urls": [r"http://127\.0\.0\.1:.*"]}}}):
-        yield
-
-
-@pytest.fixture
-def ecs(aws: None, monkeypatch: pytest.MonkeyPatch) -> Agents:
-    """A cluster with a service for each process of the Procfile."""
-    client = boto3.client("ecs")
-    client.create_cluster(clusterName="okuru-dev")
-    ec2 = boto3.client("ec2")
-    subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
-    group = ec2.describe_security_groups()["SecurityGroups"][0]["GroupId"]
-    for process in PROCESSES:
-        client.create_service(
-            cluster="okuru-dev",
-            serviceName=f"okuru-dev-{process}",
-            taskDefinition=define(client, process),
-            desiredCount=2,
-            launchType="FARGATE",
-            networkConfiguration={
-                "awsvpcConfiguration": {"subnets": [subnet], "securityGroups": [group]}
-            },
-        )
-    agents = Agents(client)
-
-    def cluster(environment: str, processes: list[str]) -> Cluster:
-        return Cluster(environment, processes, every=0, ecs=agents)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(command, "Cluster", cluster)
-    return agents
-
-
-def okuru(*arguments: str) -> Result:
-    return CliRunner().invoke(main, [*arguments, "--environment", "dev", "--json"])
-
-
-def deploy(*more: str, image: str = NEW, version: str = "v2") -> Result:
-    return okuru("deploy", "--image", image, "--version", version, *more)
-
-
-def answer(result: Result) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(result.stdout)
-    return document
-
-
 def everywhere(image: str) -> dict[str, str]:
-    return dict.fromkeys(PROCESSES, image)
+    return dict.fromkeys(command.processes(), image)
 
 
 # --- deploy -------------------------------------------------------------------------------------
@@ -87,6 +44,7 @@ def test_a_deploy_brings_the_image_to_every_process_of_the_procfile(ecs: Agents)
     assert document["services"]["relay"] == {
         "from": "okuru-dev-relay:1",
         "image": OLD,
+        "differences": [],
         "to": "okuru-dev-relay:2",
     }
 
