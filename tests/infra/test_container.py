@@ -168,7 +168,8 @@ def test_what_lies_about_is_not_in_the_context() -> None:
         *("dump.sql", "local.db", ".git/config", "secrets.yaml", "__pycache__/s.cpython-313.pyc"),
     ]
     folders = ["", "app/", "app/gifts/", "okuru/", "tasks/engine/", "migrations/", "requirements/"]
-    assert [folder + name for folder in folders for name in names if in_context(folder + name)] == []
+    paths = [folder + name for folder in folders for name in names]
+    assert [path for path in paths if in_context(path)] == []
 
 
 # --- the image, replayed ------------------------------------------------------------------------
