@@ -330,9 +330,7 @@ def ends(image: Replay) -> dict[str, End]:
     """
     commands = {command: image.start(command) for command in COMMANDS}
     found = {command: end(process) for command, process in commands.items()}
-    ports = {
-        name: {"PORT": str(free_port()), "METRICS_PORT": str(free_port())} for name in LINES
-    }
+    ports = {name: {"PORT": str(free_port()), "METRICS_PORT": str(free_port())} for name in LINES}
     processes = {
         name: image.start(line, **ports[name], WORKER_COUNT="1", POLL_WAIT="1")
         for name, line in LINES.items()
