@@ -104,7 +104,8 @@ reset-db: $(READY) ## Delete the local database and queues
 # ENV: dev or prod. TF_STATE_BUCKET: where the state lies. docs/IMPORT_NOTES.md: before the first time.
 # A plan holds what the state holds, a secret included (docs/adr/0018): for its owner, and gone when it is done.
 ENV ?= dev
-TERRAFORM := terraform -chdir=terraform
+# A folder an environment: one that was not initialised fails, and never meets another's state.
+TERRAFORM = TF_DATA_DIR=.terraform/$(ENV) terraform -chdir=terraform
 TF_VARS = -var-file=environments/$(ENV).tfvars
 .PHONY: tf-init tf-plan tf-apply tf-destroy
 
@@ -113,6 +114,7 @@ tf-init: ## Connect terraform/ to the state of ENV in TF_STATE_BUCKET
 		-backend-config=bucket=$(or $(TF_STATE_BUCKET),$(error the bucket of the states: make tf-init TF_STATE_BUCKET=name))
 
 tf-plan: ## Say what would change in ENV, and keep it for tf-apply
+	@test -d terraform/.terraform/$(ENV) || { echo "First: make tf-init ENV=$(ENV) TF_STATE_BUCKET=name"; exit 1; }
 	@rm -f terraform/$(ENV).tfplan
 	umask 077 && $(TERRAFORM) plan $(TF_VARS) -out=$(ENV).tfplan
 
@@ -120,7 +122,8 @@ tf-apply: ## Do what the last tf-plan of ENV has said
 	$(TERRAFORM) apply $(ENV).tfplan
 	@rm -f terraform/$(ENV).tfplan
 
-tf-destroy: ## Take all of ENV away (Terraform asks first; prod is protected)
+tf-destroy: ## Take all of ENV away (Terraform asks first); never prod
+	@test "$(ENV)" != prod || { echo "prod is not destroyed by a command: docs/IMPORT_NOTES.md"; exit 1; }
 	$(TERRAFORM) destroy $(TF_VARS)
 
 requirements: $(READY) $(BENCH_NODE) ## Compile requirements/*.in to *.txt again

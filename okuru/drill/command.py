@@ -36,9 +36,10 @@ CALLS_WITHIN = 120.0
 WELL_WITHIN = 180.0
 #: Seconds after which the commands of the cure are given again: letters may still be on their way.
 AGAIN_EVERY = 10.0
-#: Seconds that a command may take, and lines of it that are shown.
+#: Seconds that a command may take; lines of it that are shown, and of these the last ones.
 COMMAND_WITHIN = 120.0
 SHOWN_LINES = 14
+LAST_LINES = 3
 
 
 @dataclass
@@ -158,12 +159,13 @@ class Drill:
 
         def well() -> bool:
             nonlocal again_at
+            over = load.is_over  # before the count: who was told yes is then in it
             self._count(load.accepted)
             true = signals.true()
             if "dead-letters" in true and time.monotonic() > again_at:
                 self._give(section, CURE)
                 again_at = time.monotonic() + AGAIN_EVERY
-            return load.is_over and not true and self._result.statuses.keys() <= {"SENT"}
+            return over and not true and self._result.statuses.keys() <= {"SENT"}
 
         _until(well, WELL_WITHIN, lambda: f"{_named(signals)} {self._result.statuses}")
 
@@ -185,12 +187,14 @@ class Drill:
             self._console.print(f"[bold cyan]{step}[/] $ {command.line}", highlight=False)
             code, output = run_command(command.line, self._site.stack)
             lines = output.splitlines()
-            for line in lines[:SHOWN_LINES]:
+            if len(lines) > SHOWN_LINES:  # the last ones say what came of it
+                kept = SHOWN_LINES - LAST_LINES
+                left = len(lines) - SHOWN_LINES
+                lines = [*lines[:kept], f"… {left} lines more", *lines[-LAST_LINES:]]
+            for line in lines:
                 self._console.print(
                     f"  {line}", markup=False, highlight=False, no_wrap=True, crop=True
                 )
-            if len(lines) > SHOWN_LINES:
-                self._console.print(f"  … {len(lines) - SHOWN_LINES} lines more")
             self._result.commands.append({"step": step, "line": command.line, "exit_code": code})
 
     def _show(self, conditions: Iterable[Condition]) -> None:

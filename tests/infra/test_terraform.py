@@ -7,7 +7,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -89,33 +89,70 @@ def test_examples_of_variables_name_those_that_exist_and_all_that_are_required()
         assert required <= uncommented
 
 
-def test_a_plan_is_for_its_owner_and_gone_when_it_is_done(tmp_path: Path) -> None:
-    """It holds what the state holds. Run with a Terraform that writes down nothing but the file."""
-    plan = ROOT / "no-such-environment.tfplan"
+NOWHERE = "no-such-environment"
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """make, with a Terraform that writes down what it is asked, and the file of its plan."""
+    plan, data = ROOT / f"{NOWHERE}.tfplan", ROOT / ".terraform"
     fake = tmp_path / "terraform"
-    fake.write_text(f'#!/bin/sh\ncase $* in *plan*-out=*) echo plan >> "{plan}";; esac\n')
+    fake.write_text(
+        "#!/bin/sh\n"
+        f'echo "$TF_DATA_DIR $*" >> {tmp_path}/asked\n'
+        f'case $* in *" init "*) mkdir -p "{ROOT}/$TF_DATA_DIR";; esac\n'
+        f'case $* in *plan*-out=*) echo plan >> "{plan}";; esac\n'
+    )
     fake.chmod(0o755)
 
-    def make(target: str) -> None:
-        subprocess.run(
-            ["make", target, "ENV=no-such-environment"], cwd=PROJECT, check=True,
-            env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, capture_output=True,
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["make", *arguments], cwd=PROJECT, check=False, text=True, capture_output=True,
+            env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
         )  # fmt: skip
 
-    try:
-        plan.write_text("an old one, which anyone could read\n")
-        make("tf-plan")
+    yield run
+    plan.unlink(missing_ok=True)
+    for folder in (data / NOWHERE, data):
+        if folder.exists():
+            folder.rmdir()
 
-        assert plan.read_text() == "plan\n"
-        assert plan.stat().st_mode & 0o777 == 0o600
-        ignored = subprocess.run(["git", "check-ignore", "--quiet", plan], cwd=PROJECT, check=False)
-        assert ignored.returncode == 0
 
-        make("tf-apply")
+def test_a_plan_is_for_its_owner_and_gone_when_it_is_done(
+    make: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    """It holds what the state holds."""
+    plan = ROOT / f"{NOWHERE}.tfplan"
+    plan.write_text("an old one, which anyone could read\n")
+    early = make("tf-plan", f"ENV={NOWHERE}")
+    assert early.returncode != 0
+    assert f"First: make tf-init ENV={NOWHERE}" in early.stdout
+    assert make("tf-init", f"ENV={NOWHERE}", "TF_STATE_BUCKET=states").returncode == 0
+    assert make("tf-plan", f"ENV={NOWHERE}").returncode == 0
 
-        assert not plan.exists()
-    finally:
-        plan.unlink(missing_ok=True)
+    assert plan.read_text() == "plan\n"
+    assert plan.stat().st_mode & 0o777 == 0o600
+    ignored = subprocess.run(["git", "check-ignore", "--quiet", plan], cwd=PROJECT, check=False)
+    assert ignored.returncode == 0
+
+    assert make("tf-apply", f"ENV={NOWHERE}").returncode == 0
+
+    assert not plan.exists()
+
+
+def test_an_environment_never_meets_the_state_of_another(
+    make: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    make("tf-init", f"ENV={NOWHERE}", "TF_STATE_BUCKET=states")
+    make("tf-destroy", "ENV=dev")
+    refused = make("tf-destroy", "ENV=prod")
+
+    (init, destroy) = (tmp_path / "asked").read_text().splitlines()
+    assert init.startswith(f".terraform/{NOWHERE} ")
+    assert f"key=okuru/{NOWHERE}.tfstate" in init
+    assert destroy.startswith(".terraform/dev ")
+    assert refused.returncode != 0
+    assert "prod is not destroyed by a command" in refused.stdout
 
 
 # --- closed -------------------------------------------------------------------------------------
