@@ -13,7 +13,7 @@ import pytest
 from okuru.stack.processes import read_procfile
 from tasks.engine.catalogue import Catalogue
 from tests.infra.conftest import LINTERS
-from tests.infra.terraform import OPERATOR, PROJECT, State
+from tests.infra.terraform import OPERATOR, PROJECT, ROOT, State
 
 CATALOGUE = Catalogue.load("")
 PROCFILE = read_procfile(PROJECT / "Procfile")
@@ -74,6 +74,24 @@ def test_what_an_operator_types_is_written_by_the_operators_role_alone(prod: Sta
         operator: {"logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"}
     }
     assert any("logs:DescribeLogGroups" in each["Action"] for _, each in prod.statements(operator))
+
+
+def test_datadog_may_list_what_dashboard_and_monitors_choose_by_tag(prod: State) -> None:
+    """Its documentation, "Amazon ElastiCache" and "Amazon RDS": metrics have no tags otherwise."""
+    text = "".join(each.read_text() for each in (ROOT / "datadog").rglob("*.json"))
+    allowed = {
+        arn: set(each["Action"])
+        for _, each in prod.statements("aws_iam_role_policy.datadog")
+        for arn in each["Resource"]
+    }
+    for service, kind, action in (
+        ("elasticache", "cluster", "DescribeCacheClusters"),
+        ("rds", "db", "DescribeDBInstances"),
+    ):
+        everything = f"arn:aws:{service}:ap-northeast-1:111111111111:{kind}:*"
+        assert f"aws.{service}." in text
+        # Who asks for a list asks it of all.
+        assert {f"{service}:{action}", f"{service}:ListTagsForResource"} <= allowed[everything]
 
 
 # --- wildcards ----------------------------------------------------------------------------------
