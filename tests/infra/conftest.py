@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
+from okuru.stack import ports
+from tests.acceptance.client import wait_until
 from tests.infra.terraform import State, Terraform
 
 #: Where `make infra-test` puts the linters.
@@ -30,6 +34,34 @@ def tool() -> Callable[[str], str]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="module")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an emulator of AWS."""
+    port = ports.choose(set())
+    url = f"http://127.0.0.1:{port}"
+    log = (tmp_path_factory.mktemp("aws") / "log").open("w")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    http = requests.Session()
+    http.trust_env = False
+
+    def answers() -> bool:
+        assert process.poll() is None, "the emulator has ended"
+        try:
+            return http.get(f"{url}/moto-api/", timeout=5).ok
+        except requests.ConnectionError:
+            return False
+
+    wait_until(answers, within=60, what="the emulator answers")
+    yield url
+    process.terminate()
+    process.wait(10)
+    log.close()
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,7 @@ import pytest
 import requests
 
 from okuru.drill import runbook
-from okuru.stack import ports
 from okuru.stack.processes import read_procfile
-from tests.acceptance.client import wait_until
 
 ROOT = Path(__file__).parents[2]
 REGION = "ap-northeast-1"
@@ -32,34 +30,6 @@ MISSPELT = (
     "Invalid JSON",
     "Error parsing",
 )
-
-
-@pytest.fixture(scope="module")
-def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of the emulator."""
-    port = ports.choose(set())
-    url = f"http://127.0.0.1:{port}"
-    log = (tmp_path_factory.mktemp("aws") / "log").open("w")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=log,
-        stderr=subprocess.STDOUT,
-    )
-    http = requests.Session()
-    http.trust_env = False
-
-    def answers() -> bool:
-        assert process.poll() is None, "the emulator has ended"
-        try:
-            return http.get(f"{url}/moto-api/", timeout=5).ok
-        except requests.ConnectionError:
-            return False
-
-    wait_until(answers, within=60, what="the emulator answers")
-    yield url
-    process.terminate()
-    process.wait(10)
-    log.close()
 
 
 def client(service: str, url: str) -> Any:

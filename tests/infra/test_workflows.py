@@ -98,11 +98,12 @@ def test_every_command_of_the_house_exists(path: Path) -> None:
             assert re.search(rf"^{target}:", makefile, re.M), target
         for file in re.findall(r"^\.ci/\S+", script, re.M):
             assert (ROOT / file).exists()
-        for line in re.findall(r"python -m okuru (.*)", script):
-            command = main.get_command(click.Context(main), shlex.split(line)[0])  # type: ignore[attr-defined]
-            assert command is not None, line
+        for words in re.findall(r"(?:-m| )\s*okuru ([a-z]+ .*)", script, re.S):
+            name = shlex.split(words)[0]
+            command = main.get_command(click.Context(main), name)  # type: ignore[attr-defined]
+            assert command is not None, name
             known = {option for each in command.params for option in each.opts}
-            assert set(re.findall(r"--[a-z-]+", script.partition("python -m okuru")[2])) <= known
+            assert set(re.findall(r"--[a-z-]+", script if "-m okuru" in script else words)) <= known
 
 
 def test_a_deploy_is_of_a_push_to_main_that_has_passed() -> None:
@@ -112,20 +113,50 @@ def test_a_deploy_is_of_a_push_to_main_that_has_passed() -> None:
         "types": ["completed"],
         "branches": ["main"],
     }
-    (job,) = workflow["jobs"].values()
+    build, deploy = workflow["jobs"]["build"], workflow["jobs"]["deploy"]
+    assert list(workflow["jobs"]) == ["build", "deploy"]
     for condition in (
         "workflow_run.conclusion == 'success'",
         "workflow_run.event == 'push'",
         "head_repository.full_name == github.repository",
     ):
-        assert condition in job["if"]
-    assert job["concurrency"]["cancel-in-progress"] is False
-    assert job["strategy"] == {"max-parallel": 1, "matrix": {"environment": ["dev", "prod"]}}
+        assert condition in build["if"]
+    assert deploy["needs"] == "build"  # and is skipped with it
+    assert "if" not in deploy
+    assert deploy["concurrency"]["cancel-in-progress"] is False
+    assert deploy["strategy"] == {"max-parallel": 1, "matrix": {"environment": ["dev", "prod"]}}
+
+
+def names(job: dict[str, Any]) -> list[str]:
+    return [step.get("name", step.get("uses", "").partition("@")[0]) for step in job["steps"]]
 
 
 def test_nothing_is_pushed_that_was_not_scanned() -> None:
-    order = [step.get("name", step.get("uses", "")) for step in steps(FOLDER / "deploy.yml")]
-    assert order.index("Build") < order.index("Scan") < order.index("Push") < order.index("Deploy")
+    """What others' code runs beside is saved and measured before, and measured again after."""
+    jobs = load(FOLDER / "deploy.yml")["jobs"]
+    assert names(jobs["build"]) == [
+        *("actions/checkout", "Build", "Save", "Scan", "actions/upload-artifact")
+    ]
+    assert names(jobs["deploy"]) == [
+        *("Only the newest commit of main", "actions/download-artifact", "Load"),
+        *("aws-actions/configure-aws-credentials", "Push", "Deploy"),
+    ]
+    build = dict(zip(names(jobs["build"]), jobs["build"]["steps"], strict=True))
+    assert build["Scan"]["with"]["input"] == "image.tar"
+    assert build["actions/upload-artifact"]["with"]["path"] == "image.tar"
     for step in (step for path in WORKFLOWS for step in steps(path)):
         if "trivy" in step.get("uses", ""):
             assert step["with"]["exit-code"] == "1"
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_no_other_action_runs_where_the_role_can_be_taken(path: Path) -> None:
+    """GitHub's own and AWS's own, as few as it takes: each step of such a job could take it."""
+    trusted = {
+        *("actions/checkout", "actions/download-artifact"),
+        "aws-actions/configure-aws-credentials",
+    }
+    for job in load(path)["jobs"].values():
+        if "id-token" in job["permissions"]:
+            used = {step["uses"].partition("@")[0] for step in job["steps"] if "uses" in step}
+            assert used <= trusted
