@@ -6,6 +6,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from celery import beat
+from kombu.utils.imports import symbol_by_name
 from sqlalchemy import text
 
 from app import db
@@ -70,7 +72,9 @@ def test_only_success_deletes_a_message(own_tasks: dict[str, Any]) -> None:
 
 
 def test_the_schedule_is_in_memory_and_short(worker_app: ModuleType) -> None:
-    assert worker_app.app.conf.beat_scheduler == "celery.beat:Scheduler"
+    scheduler = symbol_by_name(worker_app.app.conf.beat_scheduler)
+    assert issubclass(scheduler, beat.Scheduler)
+    assert not issubclass(scheduler, beat.PersistentScheduler)
     for entry in worker_app.app.conf.beat_schedule.values():
         assert entry["options"] == {"queue": "maintenance"}
 
