@@ -11,19 +11,18 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import click
 import requests
 from botocore.exceptions import BotoCoreError, ClientError
 
+from okuru import procfile
 from okuru.deployment import Deployment
 from okuru.ecs import Cluster, DeployError, Service
 from okuru.revisions import short
 from tasks.engine.catalogue import Catalogue
 
-PROCFILE = Path(__file__).parent.parent / "Procfile"
 #: What pushing an image answers; a tag may mean another image tomorrow.
 BY_DIGEST = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
 
@@ -175,8 +174,7 @@ def rollback(
 
 def processes() -> list[str]:
     """The processes of the Procfile, each of which is a service."""
-    lines = PROCFILE.read_text().splitlines()
-    return [line.partition(":")[0] for line in lines if line and not line.startswith("#")]
+    return list(procfile.read())
 
 
 def waves() -> list[list[str]]:
@@ -205,7 +203,8 @@ def _wrong_with(url: str) -> str | None:
         document = answer.json()
     except requests.RequestException as error:  # an answer that is no JSON, too
         return str(error)
-    return None if "paths" in document else "/openapi.json is no OpenAPI document"
+    is_one = isinstance(document, dict) and "openapi" in document and "paths" in document
+    return None if is_one else "/openapi.json is no OpenAPI document"
 
 
 def _before(cluster: Cluster, service: Service, revision: int | None) -> str:

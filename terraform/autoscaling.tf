@@ -23,7 +23,7 @@ locals {
   #   jobs     plan with 30 s a job and 300 s of waiting: 300 × 4 ÷ 30 = 40. Jobs have no promised time.
   #
   # `alarm`: the age in seconds of a message at which scaling has evidently not helped.
-  pool_processes = 4 # WORKER_COUNT's default
+  pool_processes = 4 # each worker is told so: WORKER_COUNT
   plan = {
     worker = { wait = 60, seconds = 2, alarm = 300 }
     jobs   = { wait = 300, seconds = 30, alarm = 900 }

@@ -19,11 +19,22 @@ resource "aws_ecs_cluster" "main" {
       }
     }
   }
+
+  lifecycle {
+    precondition {
+      condition     = toset(keys(local.processes)) == toset(keys(local.procfile))
+      error_message = "The Procfile has ${join(", ", keys(local.procfile))}: each needs its size in `processes` (ecs.tf), and nothing else has one."
+    }
+    precondition {
+      condition     = length(setsubtract(keys(local.groups), keys(local.processes))) == 0
+      error_message = "Every queue's group (tasks/engine/queues.json) is a process of the Procfile, which consumes it."
+    }
+  }
 }
 
 locals {
-  # What the Procfile does not say; a test holds the keys equal to its processes. In production at least two of what
-  # the promise depends on, in two zones. `min` and `max` differ where there is something to scale by (autoscaling.tf).
+  # What the Procfile does not say. In production at least two of what the promise depends on, in two zones.
+  # `min` and `max` differ where there is something to scale by (autoscaling.tf).
   processes = {
     web    = { cpu = 512, memory = 1024, min = 2, max = 10 }
     worker = { cpu = 1024, memory = 2048, min = 2, max = 10 }
@@ -56,6 +67,7 @@ locals {
     AWS_REGION       = var.region
     QUEUE_URL_PREFIX = "https://sqs.${var.region}.amazonaws.com/${local.account}/${local.name}-"
     WORKER_GRACE     = tostring(local.worker_grace)
+    WORKER_COUNT     = tostring(local.pool_processes)
     DD_TRACE_ENABLED = "false"
 
     # The password is PGPASSWORD. TLS without the authority's name: its certificates are not in the image.
@@ -70,7 +82,21 @@ locals {
   clients = {
     database = concat(local.consumers, ["web", "relay", "operator"]) # beat asks for sweeps, and looks at nothing
     cache    = concat(local.consumers, ["operator"])                 # `celery control`: who is asked, and who asks
-    provider = var.sender_url == null ? [] : [local.queues["gifts"].group]
+    provider = var.sender_url == null ? [] : [local.sender]
+  }
+  sender = local.queues["gifts"].group
+
+  # {process: what the load balancer forwards to it}. By way of the listener: a target group takes tasks only once something
+  # forwards to it.
+  targets = {
+    web = { arn = aws_lb_listener.https.default_action[0].target_group_arn, port = local.web_port }
+  }
+
+  # {process: what it has beside `environment`}
+  own_environment = {
+    # It refuses what only a simulation can do, so it has to know of a real provider; where that is, is not its business.
+    web            = merge({ HOST = "0.0.0.0" }, var.sender_url == null ? {} : { SENDER = "webhook" })
+    (local.sender) = var.sender_url == null ? {} : { SENDER = "webhook", SENDER_URL = var.sender_url }
   }
 }
 
@@ -83,24 +109,18 @@ module "service" {
   cluster_arn = aws_ecs_cluster.main.arn
   network     = { vpc_id = aws_vpc.main.id, subnet_ids = local.task_subnets, public = !var.private_network }
 
-  interactive   = !contains(keys(local.procfile), each.key)
+  interactive   = each.key == "operator"
   command       = lookup(local.procfile, each.key, "sleep 3600")
   image         = local.image
-  health        = contains(keys(local.procfile), each.key) ? each.key : null
+  health        = each.key == "operator" ? null : each.key
   cpu           = each.value.cpu
   memory        = each.value.memory * (var.datadog_enabled ? 2 : 1) # an agent and a log router want 300 MiB
   desired_count = local.capacity[each.key].min
-  # By way of the listener: a target group takes tasks only once something forwards to it.
-  target_group = each.key == "web" ? { arn = aws_lb_listener.https.default_action[0].target_group_arn, port = local.web_port } : null
+  target_group  = try(local.targets[each.key], null)
 
-  environment = merge(
-    local.environment,
-    each.key == "web" ? { HOST = "0.0.0.0" } : {},
-    each.key == "web" && var.sender_url != null ? { SENDER = "webhook" } : {}, # the API refuses what only a simulation can do
-    contains(local.clients.provider, each.key) ? { SENDER = "webhook", SENDER_URL = var.sender_url } : {},
-  )
-  secrets    = { for variable, secret in local.secret_grants[each.key] : variable => aws_secretsmanager_secret.secret[secret].arn }
-  statements = local.statements[each.key]
+  environment = merge(local.environment, try(local.own_environment[each.key], {}))
+  secrets     = { for variable, secret in local.secret_grants[each.key] : variable => aws_secretsmanager_secret.secret[secret].arn }
+  statements  = local.statements[each.key]
   log_group = {
     name = aws_cloudwatch_log_group.process[each.key].name
     arn  = aws_cloudwatch_log_group.process[each.key].arn

@@ -48,11 +48,10 @@ locals {
   partition   = data.aws_partition.current.partition
   secret_path = "okuru/${var.environment}"
 
-  # {process: command line}
+  # {process: command line}, by the rule of okuru/stack/procfile.py.
   procfile = {
-    for line in split("\n", file("${path.module}/../Procfile")) :
-    split(":", line)[0] => trimspace(join(":", slice(split(":", line), 1, length(split(":", line)))))
-    if can(regex("^[a-z]+:", line))
+    for process in regexall("(?m)^([A-Za-z0-9_-]+):(.+)$", file("${path.module}/../Procfile")) :
+    process[0] => trimspace(process[1])
   }
   queues = jsondecode(file("${path.module}/../tasks/engine/queues.json"))
 }

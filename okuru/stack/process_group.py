@@ -1,14 +1,15 @@
 """All processes of the Procfile."""
 
+import shlex
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from rich.console import Console
 
+from okuru import procfile
 from okuru.stack.home import Home
 from okuru.stack.interruption import Interruption
 from okuru.stack.output import Terminal
-from okuru.stack.processes import STOP_GRACE, Process, read_procfile, wait_while
+from okuru.stack.processes import STOP_GRACE, Process, wait_while
 
 
 class ProcessGroup(Mapping[str, Process]):
@@ -17,12 +18,11 @@ class ProcessGroup(Mapping[str, Process]):
     def __init__(
         self,
         home: Home,
-        procfile: Path,
         environment: Mapping[str, str],
         console: Console | None,
         interruption: Interruption,
     ) -> None:
-        commands = read_procfile(procfile)
+        commands = {name: shlex.split(line) for name, line in procfile.read().items()}
         self._interruption = interruption
         self.terminal = Terminal(console, list(commands))
         self._processes = {

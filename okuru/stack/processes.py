@@ -1,6 +1,5 @@
 """The processes of the Procfile: started, restarted, and stopped together."""
 
-import shlex
 import shutil
 import signal
 import subprocess
@@ -25,18 +24,6 @@ _HEALTHY_AFTER = 30.0
 
 # For the last lines; a process that left the session could hold its output open for ever.
 _THREAD_GRACE = 2.0
-
-
-def read_procfile(path: Path) -> dict[str, list[str]]:
-    """Return the commands of a Procfile by name, in its order. Raises StackError if it is bad."""
-    commands = {}
-    for line in path.read_text().splitlines():
-        if line.strip() and not line.startswith("#"):
-            name, colon, command = line.partition(":")
-            if not colon or not command.strip():
-                raise StackError(f"{path}: this line is no `name: command`: {line}")
-            commands[name.strip()] = shlex.split(command)
-    return commands
 
 
 class Process:

@@ -18,7 +18,7 @@ from rich.console import Console
 from okuru.stack import environment, provision
 from okuru.stack.child import end_leftovers
 from okuru.stack.errors import StackError
-from okuru.stack.home import PROJECT, Home
+from okuru.stack.home import Home
 from okuru.stack.interruption import Interruption
 from okuru.stack.ports import is_free
 from okuru.stack.postgres import Postgres
@@ -177,9 +177,7 @@ class Stack:
             }
         )
 
-        self.processes = ProcessGroup(
-            self.home, PROJECT / "Procfile", self.environment, self._console, self.interruption
-        )
+        self.processes = ProcessGroup(self.home, self.environment, self._console, self.interruption)
         undo.callback(self.processes.stop)
 
     def _choose_servers(self, chosen: Mapping[str, str]) -> None:

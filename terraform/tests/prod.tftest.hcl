@@ -213,6 +213,25 @@ run "prod" {
     error_message = "a policy follows one number"
   }
 
+  # Nothing waits where SQS has no number; a service that is away counts as one task.
+  assert {
+    condition = [
+      for metric in aws_appautoscaling_policy.backlog["worker"].target_tracking_scaling_policy_configuration[0].customized_metric_specification[0].metrics :
+      metric.expression if metric.return_data
+    ] == ["(FILL(queue0, 0) + FILL(queue1, 0) + FILL(queue2, 0)) / IF(FILL(running, 1) > 0, FILL(running, 1), 1)"]
+    error_message = "messages of all its queues ÷ running tasks"
+  }
+
+  assert {
+    condition = alltrue([
+      for policy in concat(values(aws_appautoscaling_policy.backlog), values(aws_appautoscaling_policy.web)) : alltrue([
+        policy.target_tracking_scaling_policy_configuration[0].scale_out_cooldown == 60,
+        policy.target_tracking_scaling_policy_configuration[0].scale_in_cooldown == 300,
+      ])
+    ])
+    error_message = "out in a minute, in slowly"
+  }
+
   assert {
     condition     = local.backlog_per_task == { worker = 120, jobs = 40 }
     error_message = "the arithmetic in autoscaling.tf"

@@ -92,6 +92,7 @@ class Terraform:
 
     def __init__(self, program: str, data: Path, *, root: Path = ROOT) -> None:
         self._program = program
+        self._data = data
         self._root = root
         # A mirror in the caller's configuration may serve; their variables and arguments may not.
         foreign = ("TF_VAR_", "TF_CLI_ARGS", "TF_WORKSPACE", "TF_LOG", "AWS_")
@@ -108,6 +109,10 @@ class Terraform:
             [self._program, *arguments], cwd=self._root, env=self._environment, text=True,
             capture_output=True, check=False, timeout=900,
         )  # fmt: skip
+
+    def at(self, root: Path) -> Terraform:
+        """The same, with the same provider, on a copy of `terraform/`."""
+        return Terraform(self._program, self._data, root=root)
 
     def init(self, *options: str) -> subprocess.CompletedProcess[str]:
         """Link the provider from TF_PLUGIN_DIR, or fetch it if that is not set."""

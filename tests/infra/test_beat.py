@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -11,13 +12,13 @@ from pathlib import Path
 import boto3
 import pytest
 
+from okuru import procfile
 from okuru.stack.environment import REGION
-from okuru.stack.processes import read_procfile
 from tasks.engine.catalogue import Catalogue
 from tests.acceptance.client import wait_until
 from tests.infra.terraform import PROJECT
 
-COMMAND = read_procfile(PROJECT / "Procfile")["beat"]
+COMMAND = shlex.split(procfile.read()["beat"])
 
 
 def test_beat_needs_a_password_to_start_and_speaks_with_no_database(

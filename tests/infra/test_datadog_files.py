@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from okuru import procfile
 from okuru.datadog.files import FOLDER, Definition, load
 from okuru.datadog.models import problems
 from okuru.datadog.names import by_datadog_name, ours
@@ -139,12 +140,12 @@ def _openmetrics() -> dict[str, Any]:
 
 
 def test_every_process_but_the_api_is_a_worker_that_must_run() -> None:
-    processes = set(re.findall(r"^(\w+):", (ROOT / "Procfile").read_text(), re.M))
+    processes = set(procfile.read())
     for key, wanted in {
         "api-running-below-desired": {"web"},
         "worker-running-below-desired": processes - {"web"},
     }.items():
-        asked = set(re.findall(r"servicename:okuru-prod-(\w+)", _monitor(key).body["query"]))
+        asked = set(re.findall(r"servicename:okuru-prod-([\w-]+)", _monitor(key).body["query"]))
         assert asked == wanted, key
 
 
@@ -176,7 +177,7 @@ def test_a_log_is_found_by_either_name_of_its_service() -> None:
     containers = (ROOT / "terraform/modules/service/containers.tf").read_text()
     given = re.findall(r'(?:dd_service|DD_SERVICE)\s+= "(\S+)"', containers)
     assert given == ["okuru-${var.name}"] * 2
-    commands = re.findall(r"^(\w+): (.*)$", (ROOT / "Procfile").read_text(), re.M)
+    commands = procfile.read().items()
     workers = {"worker", *(f"okuru-{name}" for name, run in commands if " worker " in run)}
     assert len(workers) == 3
     for search in [search_of(_monitor("worker-failures").body["query"]), *_log_widgets()]:

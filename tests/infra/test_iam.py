@@ -8,6 +8,7 @@ their role in Terraform allows: nothing is missing, nothing is more.
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,17 +20,18 @@ import boto3
 import pytest
 from sqlalchemy import create_engine, text
 
+from okuru import procfile
 from okuru.stack.environment import REGION
 from okuru.stack.home import PROJECT, Home
 from okuru.stack.output import Terminal
-from okuru.stack.processes import Process, read_procfile
+from okuru.stack.processes import Process
 from okuru.stack.stack import Stack
 from tasks.engine.catalogue import Catalogue
 from tests.acceptance.client import Client, wait_until
 from tests.infra.recorder import Calls, Recorder
 from tests.infra.terraform import OPERATOR, State
 
-PROCFILE = read_procfile(PROJECT / "Procfile")
+PROCFILE = procfile.read()
 CATALOGUE = Catalogue.load("")
 LIVE = {queue.name for queue in CATALOGUE}
 DEAD = {queue.dead_letter_queue for queue in CATALOGUE}
@@ -93,7 +95,7 @@ class Scene:
             "PROMETHEUS_MULTIPROC_DIR": str(self.stack.home.run / "metrics" / name),
         }
         terminal = Terminal(None, list(PROCFILE))
-        return Process(self.stack.home, name, PROCFILE[name], environment, terminal)
+        return Process(self.stack.home, name, shlex.split(PROCFILE[name]), environment, terminal)
 
     def put(self, queue: str, body: str) -> None:
         """What somebody else puts on a queue."""

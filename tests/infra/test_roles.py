@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from okuru.stack.processes import read_procfile
+from okuru import procfile
 from tasks.engine.catalogue import Catalogue
 from tests.infra.conftest import LINTERS
-from tests.infra.terraform import OPERATOR, PROJECT, ROOT, State
+from tests.infra.terraform import OPERATOR, ROOT, State
 
 CATALOGUE = Catalogue.load("")
-PROCFILE = read_procfile(PROJECT / "Procfile")
+PROCFILE = procfile.read()
 
 
 def test_the_execution_role_pulls_logs_and_reads_secrets(prod: State) -> None:

@@ -14,8 +14,8 @@ import boto3
 import pytest
 import requests
 
+from okuru import procfile
 from okuru.drill import runbook
-from okuru.stack.processes import read_procfile
 
 ROOT = Path(__file__).parents[2]
 REGION = "ap-northeast-1"
@@ -57,7 +57,7 @@ def account(aws: str) -> str:
     group = ec2.describe_security_groups()["SecurityGroups"][0]["GroupId"]
     network = {"awsvpcConfiguration": {"subnets": subnets, "securityGroups": [group]}}
     ecs.create_cluster(clusterName="okuru-prod")
-    processes = list(read_procfile(ROOT / "Procfile"))
+    processes = list(procfile.read())
     for name in (*processes, "operator"):
         ecs.register_task_definition(
             family=f"okuru-prod-{name}",

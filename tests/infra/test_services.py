@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
+
+import pytest
+from sqlalchemy.engine import make_url
 
 from app import config
-from okuru.stack.processes import read_procfile
+from okuru import procfile
 from tasks.engine.catalogue import Catalogue
-from tests.infra.terraform import OPERATOR, PROJECT, ROOT, State
+from tests.infra.terraform import OPERATOR, PROJECT, ROOT, State, Terraform
 from tests.unit.test_messages import ENVIRONMENT, declared
 
-PROCFILE = read_procfile(PROJECT / "Procfile")
+PROCFILE = procfile.read()
 CATALOGUE = Catalogue.load("")
 
 
@@ -27,11 +32,25 @@ def test_one_service_a_process_of_the_procfile(state: State) -> None:
     assert set(state.containers()) == {*PROCFILE, OPERATOR}
 
 
+def test_a_process_that_nobody_has_thought_of_is_refused(
+    terraform: Terraform, tmp_path: Path
+) -> None:
+    """By its name, whatever that consists of: it would have neither size nor service."""
+    (tmp_path / "tasks" / "engine").mkdir(parents=True)
+    shutil.copy(PROJECT / "tasks" / "engine" / "queues.json", tmp_path / "tasks" / "engine")
+    shutil.copytree(ROOT, tmp_path / "terraform")
+    procfile_text = (PROJECT / "Procfile").read_text()
+    (tmp_path / "Procfile").write_text(f"{procfile_text}hub-2: okuru hub\n")
+
+    copy = terraform.at(tmp_path / "terraform")
+    tested = copy.test("dev")
+
+    assert tested.runs["dev"] == "error"
+    assert "The Procfile has beat, hub-2, jobs" in tested.said
+
+
 def test_each_runs_the_line_of_the_procfile(state: State) -> None:
-    lines = dict(
-        line.split(": ", 1) for line in (PROJECT / "Procfile").read_text().splitlines() if line
-    )
-    for process, line in lines.items():
+    for process, line in PROCFILE.items():
         assert state.process_container(process)["command"] == ["sh", "-c", f"exec {line}"]
 
 
@@ -61,6 +80,14 @@ def test_a_bad_revision_is_rolled_back(state: State) -> None:
         "ignore_changes = [task_definition, desired_count]"
         in (ROOT / "modules" / "service" / "main.tf").read_text()
     )
+
+
+def test_a_task_bears_the_name_of_its_service(state: State) -> None:
+    """By the tag: what a task may protect is its own service's (iam.tf)."""
+    for service in state.of("aws_ecs_service"):
+        process = service.index
+        assert service.values["propagate_tags"] == "SERVICE"
+        assert service.values["tags"]["Service"] == process
 
 
 def test_each_asks_for_its_own_health(state: State) -> None:
@@ -96,6 +123,45 @@ def test_every_variable_is_one_that_the_code_reads(state: State) -> None:
         assert not plain & secret
         assert not {name for name in plain if re.search("SECRET|PASSWORD|KEY|TOKEN", name)}
         assert {"DATABASE_URL", "QUEUE_URL_PREFIX"} <= plain
+
+
+def test_the_database_is_spoken_with_by_tls_alone(state: State) -> None:
+    for process in state.containers():
+        url = make_url(state.variables(process)["DATABASE_URL"])
+
+        assert url.query["sslmode"] == "require"
+        assert url.password is None
+
+
+def test_all_processes_together_stay_below_the_database_s_last_connection(
+    prod: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The arithmetic of the monitor rds-connections."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    tasks = {
+        each.values["resource_id"].rpartition("-")[2]: each.values["max_capacity"]
+        for each in prod.of("aws_appautoscaling_target")
+    }
+    held = 0
+    for process in PROCFILE:
+        variables = prod.variables(process)
+        for name, value in variables.items():
+            if name in ("WEB_PROCESSES", "WORKER_COUNT", "DB_MAX_OPEN_CONNS"):
+                monkeypatch.setenv(name, value)
+        settings = config.Settings.from_env()
+        a_task = {
+            "web": settings.web_processes * settings.db_max_open_conns,
+            "relay": 1,
+            "beat": 0,
+        }.get(process, settings.worker_count + 1)  # a consumer: its pool, and its sweep of health
+        held += tasks.get(process, 2) * a_task
+    monitor = json.loads((ROOT / "datadog" / "monitors" / "rds-connections.json").read_text())
+    (database,) = (each.values for each in prod.of("aws_db_instance"))
+
+    assert database["instance_class"] == "db.t4g.medium"
+    allowed = 4 * 1024**3 // 9_531_392
+    assert held < monitor["options"]["thresholds"]["critical"] < allowed
 
 
 def test_a_process_knows_the_secrets_of_those_it_speaks_with(prod: State) -> None:
@@ -213,6 +279,10 @@ def test_with_datadog_every_process_has_a_router_and_an_agent(prod: State) -> No
         assert variables["DD_AGENT_HOST"] == "127.0.0.1"
         assert variables["DD_SERVICE"] == f"okuru-{process}"
         assert [each["name"] for each in agent["secrets"]] == ["DD_API_KEY"]
+        # Counters of two tasks of a service must not overwrite each other: with the task's ARN.
+        assert {"name": "DD_CHECKS_TAG_CARDINALITY", "value": "orchestrator"} in agent[
+            "environment"
+        ]
         checks = json.loads(own["dockerLabels"]["com.datadoghq.ad.checks"])
         assert checks["openmetrics"]["instances"] == [
             json.loads((ROOT / "datadog" / "openmetrics.json").read_text())

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from okuru.stack.processes import read_procfile
+from app.http.worker import ANSWER_WITHIN, READ_WITHIN
+from okuru import procfile
 from tasks.engine.catalogue import Catalogue
 from tests.infra.terraform import OPERATOR, PROJECT, ROOT, State, Terraform
 
-PROCFILE = read_procfile(PROJECT / "Procfile")
+PROCFILE = procfile.read()
 CATALOGUE = Catalogue.load("")
 
 FILES = sorted(each.name.removesuffix(".tftest.hcl") for each in (ROOT / "tests").glob("*.hcl"))
@@ -201,17 +202,42 @@ def test_who_may_reach_what(state: State) -> None:
     }
 
 
-def test_the_way_out_of_a_task_leads_where_somebody_lets_it_in(state: State) -> None:
+def test_every_way_out_leads_where_somebody_lets_one_in(state: State) -> None:
     def pairs(kind: str, of: str, to: str) -> set[tuple[str, str, int]]:
         return {
             (rule[of], rule[to], rule["from_port"])
             for rule in (each.values for each in state.of(f"aws_vpc_security_group_{kind}_rule"))
-            if rule["referenced_security_group_id"] and rule["from_port"] in (5432, 6379)
+            if rule["referenced_security_group_id"]
         }
 
+    endpoints = {
+        each.values["id"]
+        for each in state.of("aws_security_group")
+        if each.values["name"].endswith("-endpoints")
+    }
     out = pairs("egress", "security_group_id", "referenced_security_group_id")
 
-    assert out == pairs("ingress", "referenced_security_group_id", "security_group_id")
+    assert out == {
+        rule
+        for rule in pairs("ingress", "referenced_security_group_id", "security_group_id")
+        if rule[1] not in endpoints  # by the rule for TLS, below
+    }
+    assert {port for _, _, port in out} == {8080, 5432, 6379}
+
+
+def test_a_task_may_call_anybody_by_tls_and_nobody_else_may(state: State) -> None:
+    """AWS, the provider and Datadog have no fixed addresses."""
+    names = {each.values["id"]: each.values["name"] for each in state.of("aws_security_group")}
+    anywhere = [
+        (names[rule["security_group_id"]], rule["cidr_ipv4"], rule["from_port"], rule["to_port"])
+        for rule in (each.values for each in state.of("aws_vpc_security_group_egress_rule"))
+        if not rule["referenced_security_group_id"]
+    ]
+    cluster = next(each.values["name"] for each in state.of("aws_ecs_cluster"))
+
+    assert sorted(anywhere) == sorted(
+        (f"{cluster}-{process}", "0.0.0.0/0", 443, 443) for process in state.containers()
+    )
 
 
 def test_outputs_and_tasks_hold_no_secret(prod: State) -> None:
@@ -272,7 +298,52 @@ def test_the_queues_are_those_of_the_catalogue(state: State) -> None:
         )
 
 
+def test_alarms_of_queues_ring_where_somebody_hears_them(prod: State) -> None:
+    (topic,) = [each.values["arn"] for each in prod.of("aws_sns_topic")]
+    alarms = {
+        each.values["alarm_name"].removeprefix("okuru-prod-"): each.values
+        for each in prod.of("aws_cloudwatch_metric_alarm")
+    }
+
+    assert set(alarms) == {
+        name for queue in CATALOGUE for name in (queue.dead_letter_queue, f"{queue.name}-oldest")
+    }
+    for alarm in alarms.values():
+        assert list(alarm["alarm_actions"]) == list(alarm["ok_actions"]) == [topic]
+        assert alarm["comparison_operator"] == "GreaterThanThreshold"
+    for queue in CATALOGUE:
+        dead, oldest = alarms[queue.dead_letter_queue], alarms[f"{queue.name}-oldest"]
+
+        assert dead["threshold"] == 0
+        assert dead["dimensions"] == {"QueueName": f"okuru-prod-{queue.dead_letter_queue}"}
+        # The promise is five minutes; a job may be held for fifteen.
+        assert oldest["threshold"] == (900 if queue.max_hold >= 900 else 300)
+        assert oldest["dimensions"] == {"QueueName": f"okuru-prod-{queue.name}"}
+
+
 # --- the parts ----------------------------------------------------------------------------------
+
+
+def test_the_load_balancer_never_meets_a_closed_connection(state: State) -> None:
+    (balancer,) = (each.values for each in state.of("aws_lb"))
+
+    assert balancer["idle_timeout"] < _of_gunicorn("keepalive")
+
+
+def test_a_request_ends_before_its_task_does(state: State) -> None:
+    (target,) = (each.values for each in state.of("aws_lb_target_group"))
+    longest = READ_WITHIN + ANSWER_WITHIN
+
+    assert longest <= _of_gunicorn("graceful_timeout") < _of_gunicorn("timeout")
+    # Nobody is sent there any more, and then it gets TERM.
+    assert longest < int(target["deregistration_delay"])
+    assert _of_gunicorn("graceful_timeout") < state.process_container("web")["stopTimeout"]
+
+
+def _of_gunicorn(setting: str) -> int:
+    found = re.search(rf"^{setting} = (\d+)$", (PROJECT / "app" / "server.py").read_text(), re.M)
+    assert found, f"app/server.py sets no {setting}"
+    return int(found[1])
 
 
 def test_the_database_is_of_the_local_stacks_version(prod: State) -> None:

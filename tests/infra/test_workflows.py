@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from okuru.cli import main
+from tests.infra.dockerfile import DOCKERFILE
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".github" / "workflows"
@@ -106,6 +107,56 @@ def test_every_command_of_the_house_exists(path: Path) -> None:
             assert set(re.findall(r"--[a-z-]+", script if "-m okuru" in script else words)) <= known
 
 
+def runs(job: dict[str, Any]) -> list[str]:
+    """The scripts of a job, in their order."""
+    return [" ".join(step["run"].split()) for step in job["steps"] if "run" in step]
+
+
+def test_what_a_machine_runs_is_everything() -> None:
+    """The linters, and all tests with the coverage that pyproject.toml requires."""
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert [line for line in lines if line.startswith("make ")] == [
+        "make setup",
+        "make lint",
+        'make test PYTEST_ARGS="--cov --cov-report=term"',
+    ]
+    assert "set -euo pipefail" in lines
+
+
+def test_ci_tests_and_audits_and_builds() -> None:
+    jobs = load(FOLDER / "ci.yml")["jobs"]
+    assert list(jobs) == ["test", "audit", "image"]
+    assert not [job for job in jobs.values() if "if" in job]
+    assert not [step for step in steps(FOLDER / "ci.yml") if "if" in step]
+    assert not [each for job in jobs.values() for each in (job, *job["steps"]) if SOFT in each]
+
+    test = jobs["test"]
+    assert runs(test) == [".ci/run", ".venv/bin/coverage xml"]
+    assert test["steps"][-1]["with"]["path"] == "coverage.xml"
+    oldest = re.search(
+        r'^requires-python = ">=([\d.]+)"', (ROOT / "pyproject.toml").read_text(), re.M
+    )
+    assert oldest
+    assert test["strategy"]["matrix"]["python"] == [oldest[1], python_of_the_image()]
+
+    assert runs(jobs["audit"])[-1].startswith(".venv/bin/pip-audit ")
+    assert runs(jobs["audit"])[-1].endswith(" --requirement requirements/app.txt")
+    assert runs(jobs["image"]) == [
+        "make docker-build",
+        "docker run --rm --read-only --tmpfs /tmp --cap-drop ALL okuru:local",
+    ]
+    assert jobs["image"]["steps"][-1]["with"]["image-ref"] == "okuru:local"
+
+
+#: Of a step or a job that may fail unseen.
+SOFT = "continue-on-error"
+
+
+def python_of_the_image() -> str:
+    (version,) = set(re.findall(r"^FROM .*python:(\d+\.\d+)", DOCKERFILE.read_text(), re.M))
+    return str(version)
+
+
 def test_a_deploy_is_of_a_push_to_main_that_has_passed() -> None:
     workflow = load(FOLDER / "deploy.yml")
     assert workflow[ON]["workflow_run"] == {
@@ -123,6 +174,8 @@ def test_a_deploy_is_of_a_push_to_main_that_has_passed() -> None:
         assert condition in build["if"]
     assert deploy["needs"] == "build"  # and is skipped with it
     assert "if" not in deploy
+    assert build["steps"][0]["with"]["ref"] == "${{ github.event.workflow_run.head_sha }}"
+    assert workflow["env"]["COMMIT"] == build["steps"][0]["with"]["ref"]
     assert deploy["concurrency"]["cancel-in-progress"] is False
     assert deploy["strategy"] == {"max-parallel": 1, "matrix": {"environment": ["dev", "prod"]}}
 
@@ -147,6 +200,42 @@ def test_nothing_is_pushed_that_was_not_scanned() -> None:
     for step in (step for path in WORKFLOWS for step in steps(path)):
         if "trivy" in step.get("uses", ""):
             assert step["with"]["exit-code"] == "1"
+
+
+def test_a_deploy_ends_by_asking_the_api() -> None:
+    (step,) = [each for each in steps(FOLDER / "deploy.yml") if each.get("name") == "Deploy"]
+    assert step["env"]["API_URL"] == "${{ vars.API_URL }}"
+    assert '--url "$API_URL"' in step["run"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "options"),
+    [
+        ({}, []),
+        ({"DRY_RUN": "true"}, ["--dry-run"]),
+        ({"SERVICE": "web", "REVISION": "7"}, ["--service", "web", "--revision", "7"]),
+    ],
+)
+def test_going_back_by_hand_is_what_was_asked_for(
+    tmp_path: Path, asked: dict[str, str], options: list[str]
+) -> None:
+    (step,) = [each for each in steps(FOLDER / "rollback.yml") if each.get("name") == "Roll back"]
+    assert step["env"].keys() == {"ENVIRONMENT", "SERVICE", "REVISION", "DRY_RUN"}
+    python = tmp_path / "okuru" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+
+    done = subprocess.run(
+        ["bash", "-e", "-o", "pipefail", "-c", step["run"]], capture_output=True, text=True,
+        env={
+            "RUNNER_TEMP": str(tmp_path), "ENVIRONMENT": "dev",
+            "SERVICE": "", "REVISION": "", "DRY_RUN": "false", **asked,
+        },
+    )  # fmt: skip
+
+    said = ["-m", "okuru", "rollback", "--environment", "dev", "--json", *options]
+    assert done.stdout.splitlines() == said, done.stderr
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

@@ -30,6 +30,10 @@ class Agents:
         self.broken: set[str] = set()
         """Services whose next revision never becomes healthy."""
         self.stuck: set[str] = set()
+        self.short: set[str] = set()
+        """Services of whose tasks one does not come, whatever is said of the rollout."""
+        self.draining: set[str] = set()
+        """Services whose old tasks never end."""
         self.updates: list[tuple[str, str]] = []
         self.runs: list[dict[str, Any]] = []
         self.stop_at: str | None = None
@@ -50,6 +54,7 @@ class Agents:
         return answer
 
     def describe_services(self, **wanted: Any) -> Any:
+        assert len(wanted["services"]) <= 10, "ECS refuses more"
         answer = self._ecs.describe_services(**wanted)
         for service in answer["services"]:
             if service["status"] == "ACTIVE":
@@ -73,8 +78,11 @@ class Agents:
             service["deployments"] = [{**primary, "taskDefinition": old}]
         elif self._looks[name] < 4 or name in self.stuck:
             primary["rolloutState"] = "IN_PROGRESS"
-            before = {**primary, "status": "ACTIVE", "taskDefinition": old}
-            service["deployments"] = [primary, before]
+            service["deployments"] = [primary, {**primary, "status": "ACTIVE"}]
+        elif name in self.short:
+            service["runningCount"] -= 1
+        elif name in self.draining:
+            service["deployments"] = [primary, {**primary, "status": "ACTIVE"}]
         else:
             self._running[name] = target
 

@@ -13,6 +13,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from okuru import deploy as command
+from okuru.ecs import Cluster
 from okuru.revisions import PREVIOUS
 from tests.integration.okuru.agents import (
     NEW,
@@ -135,8 +136,10 @@ def test_a_service_that_is_given_up_takes_all_others_back(ecs: Agents, broken: s
     assert ("okuru-dev-web" in touched) == (broken == "web")  # the second wave never began
 
 
-def test_time_that_is_over_takes_them_back(ecs: Agents) -> None:
-    ecs.stuck = {"okuru-dev-beat"}
+@pytest.mark.parametrize("lags", ["stuck", "short", "draining"])
+def test_time_that_is_over_takes_them_back(ecs: Agents, lags: str) -> None:
+    """Stable is: the rollout is over, every task runs, and none of the old ones does."""
+    setattr(ecs, lags, {"okuru-dev-beat"})
     result = deploy("--timeout", "2")
     assert result.exit_code == 1
     assert "not stable in time" in result.stderr
@@ -201,6 +204,19 @@ def test_a_service_that_is_missing_is_named_before_anything_changes(ecs: Agents)
     assert ecs.definition("okuru-dev-web")["revision"] == 1
 
 
+def test_more_services_than_one_call_may_name(ecs: Agents) -> None:
+    processes = [f"process{number}" for number in range(23)]
+    for process in processes:
+        ecs.create_service(
+            cluster="okuru-dev", serviceName=f"okuru-dev-{process}", desiredCount=1,
+            taskDefinition=define(ecs, process), launchType="FARGATE",
+        )  # fmt: skip
+
+    found = Cluster("dev", processes, ecs=ecs).services()  # type: ignore[arg-type]
+
+    assert list(found) == processes
+
+
 def test_an_image_by_its_tag_is_refused(ecs: Agents) -> None:
     assert deploy(image=f"{REPOSITORY}:latest").exit_code == 2
 
@@ -216,11 +232,15 @@ def test_the_task_of_the_operators_has_the_same_image(ecs: Agents) -> None:
 
 class Api(BaseHTTPRequestHandler):
     ready = 200
+    document = b'{"openapi": "3.1.0", "paths": {}}'
 
     def do_GET(self) -> None:
-        self.send_response(self.ready if self.path == "/readyz" else 200)
+        status = self.ready if self.path == "/readyz" else 200
+        self.send_response(status)
+        if status == 302:
+            self.send_header("Location", "/healthz")
         self.end_headers()
-        self.wfile.write(b'{"openapi": "3.1.0", "paths": {}}')
+        self.wfile.write(self.document)
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -243,13 +263,26 @@ def test_an_api_that_is_well_ends_the_deploy(ecs: Agents, api: str) -> None:
     assert "healthy and ready" in result.stderr
 
 
+@pytest.mark.parametrize("status", [503, 302])
 def test_an_api_that_is_not_ready_takes_everything_back(
-    ecs: Agents, api: str, monkeypatch: pytest.MonkeyPatch
+    ecs: Agents, api: str, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    monkeypatch.setattr(Api, "ready", 503)
+    """A page that says so elsewhere is not the API either."""
+    monkeypatch.setattr(Api, "ready", status)
     result = deploy("--url", api)
     assert result.exit_code == 1
-    assert "/readyz answered 503" in result.stderr
+    assert f"/readyz answered {status}" in result.stderr
+    assert ecs.running() == everywhere(OLD)
+
+
+@pytest.mark.parametrize("document", [b'{"error": {}}', b"<html>", b"[]", b'"paths"'])
+def test_what_answers_is_this_api(
+    ecs: Agents, api: str, monkeypatch: pytest.MonkeyPatch, document: bytes
+) -> None:
+    monkeypatch.setattr(Api, "document", document)
+    result = deploy("--url", api)
+    assert result.exit_code == 1
+    assert "the API does not answer as it should" in result.stderr
     assert ecs.running() == everywhere(OLD)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tasks.engine
-from okuru.stack.processes import read_procfile
+from okuru import procfile
 from tasks.engine.catalogue import MAX_VISIBILITY, Catalogue, Queue
 
 PREFIX = "https://sqs.example/1234/okuru-"
@@ -85,7 +85,6 @@ def test_urls_lead_to_queues_and_back() -> None:
 
 # --- queues.json, which Terraform reads too ------------------------------------------------------
 
-PROCFILE = Path(__file__).parents[3] / "Procfile"
 ENTRIES = json.loads((Path(tasks.engine.__file__).parent / "queues.json").read_text())
 TYPES = {
     "description": str, "group": str, "visibility_timeout": int, "max_receive_count": int,
@@ -109,9 +108,9 @@ def test_the_procfile_has_a_process_for_each_group_that_consumes_its_queues() ->
     for queue in CATALOGUE:
         groups.setdefault(queue.group, set()).add(queue.name)
     consumed = {
-        process: set(command[command.index("-Q") + 1].split(","))
-        for process, command in read_procfile(PROCFILE).items()
-        if "worker" in command
+        process: set(command.partition(" -Q ")[2].split(","))
+        for process, command in procfile.read().items()
+        if " worker " in command
     }
     assert consumed == groups
 
