@@ -107,22 +107,26 @@ ENV ?= dev
 # A folder an environment: one that was not initialised fails, and never meets another's state.
 TERRAFORM = TF_DATA_DIR=.terraform/$(ENV) terraform -chdir=terraform
 TF_VARS = -var-file=environments/$(ENV).tfvars
-.PHONY: tf-init tf-plan tf-apply tf-destroy
+.PHONY: tf-init tf-plan tf-apply tf-output tf-destroy
 
-tf-init: ## Connect terraform/ to the state of ENV in TF_STATE_BUCKET
+tf-init: has-terraform ## Connect terraform/ to the state of ENV in TF_STATE_BUCKET
+	@test -f terraform/environments/$(ENV).tfvars || { echo "No terraform/environments/$(ENV).tfvars: copy the .example beside it (ENV is dev or prod)"; exit 1; }
 	$(TERRAFORM) init -reconfigure -backend-config=key=okuru/$(ENV).tfstate \
 		-backend-config=bucket=$(or $(TF_STATE_BUCKET),$(error the bucket of the states: make tf-init TF_STATE_BUCKET=name))
 
-tf-plan: ## Say what would change in ENV, and keep it for tf-apply
+tf-plan: has-terraform ## Say what would change in ENV, and keep it for tf-apply
 	@test -d terraform/.terraform/$(ENV) || { echo "First: make tf-init ENV=$(ENV) TF_STATE_BUCKET=name"; exit 1; }
 	@rm -f terraform/$(ENV).tfplan
 	umask 077 && $(TERRAFORM) plan $(TF_VARS) -out=$(ENV).tfplan
 
-tf-apply: ## Do what the last tf-plan of ENV has said
+tf-apply: has-terraform ## Do what the last tf-plan of ENV has said
 	$(TERRAFORM) apply $(ENV).tfplan
 	@rm -f terraform/$(ENV).tfplan
 
-tf-destroy: ## Take all of ENV away (Terraform asks first); never prod
+tf-output: has-terraform ## Show what ENV's outputs are: addresses, what GitHub needs, an operator's commands
+	@$(TERRAFORM) output $(ARGS)
+
+tf-destroy: has-terraform ## Take all of ENV away (Terraform asks first); never prod
 	@test "$(ENV)" != prod || { echo "prod is not destroyed by a command: docs/IMPORT_NOTES.md"; exit 1; }
 	$(TERRAFORM) destroy $(TF_VARS)
 
@@ -139,20 +143,24 @@ clean: ## Delete the virtual environments, all local data and all caches
 		.pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# Programs that somebody has to install; no other target needs them.
+has-%:
+	@command -v $* > /dev/null || { echo "This needs $*, which is not installed"; exit 1; }
+
 .env.docker:
 	@umask 077 && $(PYTHON) -c 'import secrets; print("POSTGRES_PASSWORD=" + secrets.token_hex(24))' > $@
 
-docker-build: ## Build the image okuru:local (these need Docker; nothing else does)
+docker-build: has-docker ## Build the image okuru:local (these need Docker; nothing else does)
 	docker build --tag okuru:local --build-arg VERSION=$$(git describe --always --dirty) \
 		--build-arg REVISION=$$(git rev-parse HEAD) .
 
 docker-up: docker-build .env.docker ## Run everything in containers, on PORT
 	$(COMPOSE) up --build --detach
 
-docker-down: .env.docker ## Stop them (ARGS=--volumes deletes the data, too)
+docker-down: has-docker .env.docker ## Stop them (ARGS=--volumes deletes the data, too)
 	$(COMPOSE) down $(ARGS)
 
-docker-logs: .env.docker ## Follow their logs
+docker-logs: has-docker .env.docker ## Follow their logs
 	$(COMPOSE) logs --follow $(ARGS)
 
 dev-up: docker-up ## The same as docker-up

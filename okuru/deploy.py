@@ -15,7 +15,13 @@ from typing import Any
 
 import click
 import requests
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    NoRegionError,
+    ProfileNotFound,
+)
 
 from okuru import procfile
 from okuru.deployment import Deployment
@@ -244,6 +250,11 @@ def _interruptible() -> Iterator[None]:
 def _explained() -> Iterator[None]:
     try:
         yield
+    except (NoRegionError, NoCredentialsError, ProfileNotFound) as error:
+        told = (
+            f"{str(error).removesuffix('.')}: AWS_DEFAULT_REGION and AWS_PROFILE say where, as whom"
+        )
+        raise DeployError(told) from error
     except (BotoCoreError, ClientError) as error:
         raise DeployError(f"AWS did not answer, or refused: {error}") from error
 

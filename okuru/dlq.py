@@ -25,7 +25,8 @@ from app import db
 from app.delivery import letters
 from app.delivery.models import Attempt, DeadLetter, deliverables
 from app.delivery.redrive import Command, Outcome
-from okuru.operating import console, database, engine, outages_explained
+from okuru.operating import database, engine, outages_explained
+from okuru.tables import console
 from tasks.engine.catalogue import Catalogue
 from tasks.engine.dead_letters import READING, Reading
 from tasks.engine.queues import depth
@@ -140,6 +141,9 @@ def list_letters(*, limit: int, as_json: bool, **selection: Any) -> None:
     if as_json:
         click.echo(json.dumps({"items": rows}))
         return
+    if not rows:
+        _say_none(selection)
+        return
     if console().width < TABLE_WIDTH:
         for row in rows:
             console().print(Panel(_grid(row)))
@@ -169,8 +173,15 @@ def show(*, limit: int, as_json: bool, **selection: Any) -> None:
     if as_json:
         click.echo(json.dumps({"items": shown}))
         return
+    if not shown:
+        _say_none(selection)
     for each in shown:
         console().print(_panel(each))
+
+
+def _say_none(selection: dict[str, Any]) -> None:
+    narrowed = any(selection[by] for by in ("task", "since", "match"))
+    click.echo(f"no dead letters of {selection['queue']}{' fit' if narrowed else ''}")
 
 
 @contextmanager

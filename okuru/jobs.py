@@ -15,7 +15,8 @@ from rich.text import Text
 from app import db
 from app.jobs import service
 from app.jobs.models import STATUSES
-from okuru.operating import console, database, outages_explained
+from okuru.operating import database, outages_explained
+from okuru.tables import console
 
 
 @click.group()

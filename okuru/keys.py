@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
 import click
-from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 from sqlalchemy.exc import ArgumentError
@@ -20,6 +18,7 @@ from app import db
 from app.accounts import service
 from app.accounts.service import Role
 from app.errors import OkuruError
+from okuru.tables import console
 
 
 @click.group()
@@ -69,9 +68,7 @@ def list_keys(as_json: bool) -> None:
     table.columns.insert(0, Column("key", no_wrap=True, min_width=36))  # to be copied whole
     for row in rows:
         table.add_row(*(Text(row[column] or "") for column in row))
-    # In a pipe nothing is cut off.
-    console = Console() if sys.stdout.isatty() else Console(width=240)
-    console.print(table)
+    console().print(table)
 
 
 @keys.command()

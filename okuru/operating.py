@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
-from rich.console import Console
 
 from app import db
 from tasks.engine.engine import Engine
 from tasks.engine.sqs import SQS_ERRORS
-
-
-def console() -> Console:
-    """For tables on stdout. In a pipe nothing is cut off."""
-    return Console() if sys.stdout.isatty() else Console(width=240)
 
 
 def engine() -> Engine:

@@ -18,7 +18,8 @@ from app.delivery import recovery
 from app.delivery.models import deliverables
 from app.outbox import service as outbox
 from app.outbox.service import Backlog
-from okuru.operating import console, database, engine, outages_explained
+from okuru.operating import database, engine, outages_explained
+from okuru.tables import console
 from tasks.engine import queues as on_sqs
 from tasks.engine.catalogue import Queue
 from tasks.engine.engine import Engine

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from okuru.datadog.files import FOLDER, Definition, Unusable, load
 from okuru.datadog.foreign import one_line
+from okuru.tables import console
 
 #: As terraform/variables.tf has them.
 ENVIRONMENTS = ("dev", "prod")
@@ -161,7 +162,6 @@ def _readable() -> Iterator[None]:
 
 
 def _show(steps: list[dict[str, Any]]) -> None:
-    from okuru.operating import console  # and with it the whole application
 
     table = Table("object", "key", "action", "field", "is", "shall be")
     for step in steps:

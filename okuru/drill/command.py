@@ -26,6 +26,7 @@ from okuru.drill.signals import SPEED, Condition, Signals
 from okuru.stack.errors import StackError
 from okuru.stack.home import PROJECT, Home
 from okuru.stack.stack import Stack
+from okuru.tables import WIDE
 
 #: What a drill takes from the shell.
 KEPT = ("PATH", "PYTHONPATH", "LANG", "TMPDIR")
@@ -40,6 +41,8 @@ AGAIN_EVERY = 10.0
 COMMAND_WITHIN = 120.0
 SHOWN_LINES = 14
 LAST_LINES = 3
+#: Before each line of them.
+INDENT = "  "
 
 
 @dataclass
@@ -85,7 +88,10 @@ def drill(name: str, *, as_json: bool) -> None:
             with console.status("starting the processes"):
                 stack.processes.start()
                 stack.wait_until_ready()
-            result = Drill(scenario, Site(stack, provider), console).run()
+            try:
+                result = Drill(scenario, Site(stack, provider), console).run()
+            finally:
+                console.print("[dim]stopping the processes[/]")
         home.forget_data()  # the next one begins with nothing
     if as_json:
         click.echo(json.dumps({**asdict(result), "good": result.is_good}))
@@ -185,7 +191,9 @@ class Drill:
                 self._console.print(f"[dim]in production: {command.line}[/]", highlight=False)
                 continue
             self._console.print(f"[bold cyan]{step}[/] $ {command.line}", highlight=False)
-            code, output = run_command(command.line, self._site.stack)
+            code, output = run_command(
+                command.line, self._site.stack, columns=self._console.width - len(INDENT)
+            )
             lines = output.splitlines()
             if len(lines) > SHOWN_LINES:  # the last ones say what came of it
                 kept = SHOWN_LINES - LAST_LINES
@@ -193,7 +201,7 @@ class Drill:
                 lines = [*lines[:kept], f"… {left} lines more", *lines[-LAST_LINES:]]
             for line in lines:
                 self._console.print(
-                    f"  {line}", markup=False, highlight=False, no_wrap=True, crop=True
+                    f"{INDENT}{line}", markup=False, highlight=False, no_wrap=True, crop=True
                 )
             self._result.commands.append({"step": step, "line": command.line, "exit_code": code})
 
@@ -218,11 +226,11 @@ class Drill:
             yield
 
 
-def run_command(line: str, stack: Stack) -> tuple[int, str]:
+def run_command(line: str, stack: Stack, *, columns: int = WIDE) -> tuple[int, str]:
     """Run a line of the runbook as an operator of this stack. Returns exit code and output."""
     done = subprocess.run(  # noqa: S603 - from a page of this repository
         ["/bin/sh", "-c", line],
-        env={**stack.environment, **stack.keys, "API_URL": stack.api_url},
+        env={**stack.environment, **stack.keys, "API_URL": stack.api_url, "COLUMNS": str(columns)},
         cwd=PROJECT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -97,6 +97,8 @@ NOWHERE = "no-such-environment"
 def make(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
     """make, with a Terraform that writes down what it is asked, and the file of its plan."""
     plan, data = ROOT / f"{NOWHERE}.tfplan", ROOT / ".terraform"
+    variables = ROOT / "environments" / f"{NOWHERE}.tfvars"
+    variables.touch()
     fake = tmp_path / "terraform"
     fake.write_text(
         "#!/bin/sh\n"
@@ -114,6 +116,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[s
 
     yield run
     plan.unlink(missing_ok=True)
+    variables.unlink()
     for folder in (data / NOWHERE, data):
         if folder.exists():
             folder.rmdir()
@@ -139,6 +142,18 @@ def test_a_plan_is_for_its_owner_and_gone_when_it_is_done(
     assert make("tf-apply", f"ENV={NOWHERE}").returncode == 0
 
     assert not plan.exists()
+
+
+def test_who_has_missed_a_step_is_told_which(
+    make: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    nowhere = make("tf-init", "ENV=nowhere", "TF_STATE_BUCKET=states")
+    assert nowhere.returncode != 0
+    assert "No terraform/environments/nowhere.tfvars: copy the .example" in nowhere.stdout
+
+    nothing = make("tf-plan", "SHELL=/bin/sh", "PATH=/nothing")
+    assert nothing.returncode != 0
+    assert "This needs terraform, which is not installed" in nothing.stdout
 
 
 def test_an_environment_never_meets_the_state_of_another(

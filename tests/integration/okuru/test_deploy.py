@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -215,6 +217,24 @@ def test_more_services_than_one_call_may_name(ecs: Agents) -> None:
     found = Cluster("dev", processes, ecs=ecs).services()  # type: ignore[arg-type]
 
     assert list(found) == processes
+
+
+@pytest.mark.parametrize("missing", ["region", "credentials"])
+def test_who_has_not_said_where_and_as_whom_is_told_how(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    if missing == "credentials":
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "ap-northeast-1")
+    for result in (okuru("rollback"), deploy()):
+        assert result.exit_code == 1
+        assert missing in result.stderr
+        assert "AWS_DEFAULT_REGION and AWS_PROFILE say where, as whom" in result.stderr
 
 
 def test_an_image_by_its_tag_is_refused(ecs: Agents) -> None:

@@ -26,10 +26,21 @@ def test_a_narrow_terminal_shows_a_letter_as_a_block(
 ) -> None:
     gift, message_id = operator.failed_gift("order-1")
     operator.reconcile()
-    monkeypatch.setattr("okuru.dlq.TABLE_WIDTH", 1000)
+    assert "│" not in operator.run("dlq", "list", "gifts").stdout.splitlines()[0]
+    monkeypatch.setenv("COLUMNS", "80")
     said = operator.run("dlq", "list", "gifts").stdout
+    assert max(map(len, said.splitlines())) == 80
     for words in (message_id, str(gift.id), "order-1", "PROVIDER_503: no, at receive 5"):
         assert words in said
+
+
+@pytest.mark.parametrize("command", ["list", "show"])
+def test_no_letters_are_said_to_be_none(operator: Operator, command: str) -> None:
+    assert operator.run("dlq", command, "gifts").stdout == "no dead letters of gifts\n"
+    operator.put(task(gift_id="g"))
+    operator.reconcile()
+    said = operator.run("dlq", command, "gifts", "--match", "gift_id=other").stdout
+    assert said == "no dead letters of gifts fit\n"
 
 
 @pytest.mark.parametrize(
