@@ -38,9 +38,10 @@ environment_option = click.option(
 timeout_option = click.option(
     "--timeout",
     type=click.FloatRange(0),
-    default=1800,
+    default=2400,
     show_default=True,
-    help="Seconds for the whole way, and for the way back. Jobs that run are waited for: 900 s.",
+    help="Seconds for the whole way, and as many for the way back. The workers of jobs alone may "
+    "take 26 minutes.",
 )
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done.")
 json_option = click.option(

@@ -9,7 +9,7 @@ data "aws_iam_openid_connect_provider" "github" {
 resource "aws_iam_role" "deploy" {
   name                 = "${local.name}-deploy"
   description          = "GitHub Actions of ${var.github_repository}, environment ${var.environment}"
-  max_session_duration = 3600
+  max_session_duration = 5700 # a deploy and its way back (deploy.yml)
 
   assume_role_policy = jsonencode({
     Version = "2012-10-17"

@@ -14,7 +14,11 @@ import pytest
 import yaml
 
 from okuru.cli import main
+from okuru.deploy import deploy, rollback
+from tasks.engine import protection
+from tasks.engine.catalogue import Catalogue
 from tests.infra.dockerfile import DOCKERFILE
+from tests.infra.terraform import State
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".github" / "workflows"
@@ -75,7 +79,7 @@ def test_a_job_may_do_what_it_needs(path: Path) -> None:
         wanted = {"contents": "read"} | ({"id-token": "write"} if takes_a_role else {})
         assert job["permissions"] == wanted
         assert ("environment" in job) == takes_a_role
-        assert job["timeout-minutes"] <= 75
+        assert job["timeout-minutes"] <= 95
 
 
 def test_no_key_and_no_secret_is_named() -> None:
@@ -200,6 +204,28 @@ def test_nothing_is_pushed_that_was_not_scanned() -> None:
     for step in (step for path in WORKFLOWS for step in steps(path)):
         if "trivy" in step.get("uses", ""):
             assert step["with"]["exit-code"] == "1"
+
+
+def test_who_deploys_has_the_time_to_go_back(prod: State) -> None:
+    def waits(command: click.Command) -> float:
+        return next(float(each.default) for each in command.params if each.name == "timeout")
+
+    def session(path: Path) -> int:
+        (took,) = (each["with"] for each in steps(path) if "configure-aws" in each.get("uses", ""))
+        return int(took.get("role-duration-seconds", 3600))
+
+    # A worker under constant load: until it rests, and the job that it has then (docs/adr/0021).
+    held = max(queue.max_hold for queue in Catalogue.load(""))
+    longest = protection.REST_AFTER + held + protection.REST_FOR
+    (role,) = (each.values for each in prod.of("aws_iam_role") if "deploy" in each.values["name"])
+    for name, job, command, ways in (
+        ("deploy.yml", "deploy", deploy, 2),
+        ("rollback.yml", "rollback", rollback, 1),
+    ):
+        allowed = load(FOLDER / name)["jobs"][job]["timeout-minutes"] * 60
+        assert longest < waits(command)
+        assert ways * waits(command) < allowed <= session(FOLDER / name)
+        assert session(FOLDER / name) <= role["max_session_duration"]
 
 
 def test_a_deploy_ends_by_asking_the_api() -> None:

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tasks.engine
+from app.config import Settings
 from okuru import procfile
 from tasks.engine.catalogue import MAX_VISIBILITY, Catalogue, Queue
+from tests.unit.test_messages import ENVIRONMENT
 
 PREFIX = "https://sqs.example/1234/okuru-"
 CATALOGUE = Catalogue.load(PREFIX)
@@ -128,6 +130,17 @@ def test_the_numbers_of_a_queue_fit_together(queue: Queue) -> None:
     assert queue.visibility_timeout <= queue.max_hold <= MAX_VISIBILITY
     # One delay after each receive but the last: then SQS buries the message.
     assert len(queue.backoff) == queue.max_receive_count - 1
+
+
+def test_a_process_gets_through_what_it_holds_even_if_every_call_is_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the last ones would go to another worker, and a receive of each would be burnt."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings.from_env()
+    call = settings.sender_connect_timeout + settings.sender_read_timeout
+    assert GIFTS.prefetch * call <= GIFTS.max_hold
 
 
 def test_gifts_are_retried_as_designed_and_inside_the_slo() -> None:
