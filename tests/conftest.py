@@ -40,6 +40,7 @@ from okuru.stack.sqs import Sqs
 POSTGRES = "OKURU_TEST_POSTGRES"
 SQS = "OKURU_TEST_SQS"
 TEMPLATE = "okuru_template"
+HERE = Path(__file__).parent
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -68,6 +69,18 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         folder.cleanup()
 
     session.config.add_cleanup(stop)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The folders by name: whoever waits for processes and timers begins first, and the many short
+    tests fill what is left of the time. Inside a folder the order stays as pytest-randomly has it.
+    """
+    items.sort(key=lambda item: item.path.relative_to(HERE).parts[0])
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: half of the tests' time is waiting, so more of them than cores."""
+    return max(2, 3 * (os.cpu_count() or 1) // 2)
 
 
 def _create_template(url: str) -> None:

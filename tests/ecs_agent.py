@@ -50,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def ecs_agent() -> Iterator[Agent]:
     with Agent() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
         try:
             yield server
         finally:

@@ -180,7 +180,7 @@ def serving() -> Iterator[Account]:
     handler = type("Handler", (_Handler,), {"account": account})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     account.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=[0.02], daemon=True)
     thread.start()
     try:
         yield account

@@ -271,7 +271,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     smoke = command.smoke
     monkeypatch.setattr(command, "smoke", lambda url: smoke(url, patience=0, every=0))
     server = HTTPServer(("127.0.0.1", 0), Api)
-    Thread(target=server.serve_forever, daemon=True).start()
+    Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()

@@ -42,7 +42,7 @@ class Handler(BaseHTTPRequestHandler):
 def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Process]:
     with Process(("127.0.0.1", 0), Handler) as server:
         server.paths = []
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
         monkeypatch.setenv("HOST", "0.0.0.0")
         monkeypatch.setenv("PORT", str(server.server_port))
         monkeypatch.setenv("METRICS_PORT", str(server.server_port))
