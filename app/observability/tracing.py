@@ -41,12 +41,10 @@ def begin(service: str, *libraries: str, for_strangers: bool = False) -> None:
         "DD_TRACE_PROPAGATION_BEHAVIOR_EXTRACT": "ignore" if for_strangers else "continue",
         # It may hold what is somebody's own.
         "DD_HTTP_SERVER_TAG_QUERY_STRING": "false",
-        # Ours has them (app/observability/logs.py).
-        "DD_LOGS_INJECTION": "false",
+        # Its warnings are lines of our log, and not others beside it.
         "DD_TRACE_LOG_STREAM_HANDLER": "false",
-        # They would say what they cannot send to an agent that is away, line by line.
+        # It would tell Datadog which modules are installed, and how they are set.
         "DD_INSTRUMENTATION_TELEMETRY_ENABLED": "false",
-        "DD_REMOTE_CONFIGURATION_ENABLED": "false",
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

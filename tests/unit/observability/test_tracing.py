@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -49,6 +51,53 @@ def test_without_tracing_ddtrace_is_not_imported() -> None:
         "QUEUE_URL_PREFIX": "http://127.0.0.1:1/000000000000/",
     }
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
+def trace_one_span(agent: str) -> subprocess.CompletedProcess[str]:
+    """As a process of its own, whose log goes nowhere."""
+    code = """
+import logging
+logging.basicConfig(handlers=[logging.NullHandler()])
+from app.observability import tracing
+tracing.begin("relay")
+with tracing._tracer.trace("a span"):
+    pass
+tracing._tracer.flush()
+"""
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False,
+        env={"PATH": "/usr/bin:/bin", "NO_PROXY": "127.0.0.1", "DD_TRACE_AGENT_URL": agent},
+    )  # fmt: skip
+
+
+def test_an_agent_that_is_away_is_a_line_of_our_log_and_none_beside_it() -> None:
+    done = trace_one_span("http://127.0.0.1:9")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_agent_is_told_traces_and_nothing_else() -> None:
+    told = []
+
+    class Agent(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            told.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        do_POST = do_PUT = do_GET  # noqa: N815 - the names that http.server looks for
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Agent) as server:
+        threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
+        done = trace_one_span(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert [path for path in told if path.endswith("/traces")]
+    assert [path for path in told if not path.endswith(("/traces", "/info"))] == []
 
 
 @pytest.mark.parametrize("traceparent", [GOOD, "nonsense", "", 7, ["x"]])
