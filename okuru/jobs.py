@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app import db
-from app.jobs import service
+from app.jobs import statistics
 from app.jobs.models import STATUSES
 from okuru.operating import database, outages_explained
 from okuru.tables import console
@@ -60,8 +60,8 @@ def _watch(every: float, *, as_json: bool) -> None:
 
 def _measure() -> dict[str, Any]:
     with db.transaction() as session:
-        measured = service.stats(session)
-        waiting = service.waiting(session)
+        measured = statistics.stats(session)
+        waiting = statistics.waiting(session)
     return {**measured, "bands": {band.band: vars(band) for band in waiting}}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from app.jobs import messages, service
+from app.jobs import execution, messages
 from tasks.celery import app
 from tasks.engine.task import INTERRUPTIONS, Task
 
@@ -18,4 +18,6 @@ TIME_LIMIT = 900
 )
 def run(self: Task, job_id: str, send_no: int, request_id: str | None) -> None:  # noqa: ARG001
     """`request_id` is for whoever reads the message; log lines have it from the headers."""
-    self.settle(service.perform(UUID(job_id), send_no, self.delivery, interruptions=INTERRUPTIONS))
+    self.settle(
+        execution.perform(UUID(job_id), send_no, self.delivery, interruptions=INTERRUPTIONS)
+    )

@@ -17,6 +17,7 @@ from typing import Any
 
 from app import db
 from app.jobs import service as jobs
+from app.jobs import statistics
 from app.observability import metrics, tracing
 from app.outbox import service as outbox
 from app.outbox.service import Taken
@@ -134,7 +135,7 @@ class Relay:
         self._measured_at = time.monotonic()
         with db.transaction() as session:
             backlog = outbox.backlog(session)
-            waiting = jobs.waiting(session)
+            waiting = statistics.waiting(session)
         metrics.OUTBOX_DEPTH.set(backlog.depth)
         metrics.OUTBOX_AGE.set(backlog.oldest_age)
         for band in waiting:

@@ -14,7 +14,7 @@ from app.http.blueprint import LOCATION, Blueprint
 from app.http.pagination import page
 from app.idempotency import service as idempotency
 from app.idempotency.headers import REPLAYED, OptionalKey, mark
-from app.jobs import service
+from app.jobs import service, statistics
 from app.jobs.models import PROCESSING, Job
 from app.jobs.schemas import JobAttempts, JobIn, JobOut, JobPage, JobQuery, JobStats
 
@@ -89,7 +89,7 @@ def stats() -> dict[str, Any]:
     Counts your jobs; an operator's key counts everyone's.
     """
     with db.transaction() as session:
-        return service.stats(session, current())
+        return statistics.stats(session, current())
 
 
 @blueprint.get("/<uuid:job_id>")

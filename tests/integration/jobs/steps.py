@@ -15,7 +15,7 @@ from app.delivery import service as delivery
 from app.delivery.models import Attempt
 from app.delivery.recovery import Letter
 from app.delivery.service import Claim, Verdict
-from app.jobs import service
+from app.jobs import execution, service
 from app.jobs.models import Job
 from app.jobs.processors import Context
 from app.outbox.models import OutboxRow
@@ -70,7 +70,7 @@ def perform(
 ) -> Verdict:
     """One receive of the job's message."""
     received = Delivery(message, receive, last, retry_delay=delay)
-    return service.perform(job.id, send_no, received, interruptions=interruptions)
+    return execution.perform(job.id, send_no, received, interruptions=interruptions)
 
 
 def claim(job: Job, receive: int = 1, *, message: str = "m1") -> Claim:

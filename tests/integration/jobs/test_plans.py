@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from app.accounts.service import Principal
 from app.delivery import recovery
 from app.delivery import service as delivery
-from app.jobs import service
+from app.jobs import service, statistics
 from app.jobs.models import Job
 from tests.factories import accounts, jobs
 from tests.integration.delivery.steps import Delivery
@@ -79,7 +79,7 @@ def claim(session: Session) -> None:
 ASKED: dict[str, tuple[Callable[[Session, Principal], Any], str]] = {
     "what is due": (lambda session, _: service.stage_due(session), "ix_jobs_due"),
     "what has stalled": (lambda session, _: recover(session), "ix_jobs_stalled"),
-    "what waits": (lambda session, _: service.waiting(session), "ix_jobs_waiting"),
+    "what waits": (lambda session, _: statistics.waiting(session), "ix_jobs_waiting"),
     "an account's counts": (
         lambda session, owner: service.summary(session, owner.account_id),
         "ix_jobs_account_",  # of one account, by whichever is smaller
@@ -123,7 +123,7 @@ def test_the_numbers_of_all_jobs_are_read_from_the_newest_ones(
     session.execute(text("UPDATE jobs SET completed_at = now() - interval '1 day'"))
     session.execute(text("ANALYZE jobs"))
     operator = Principal(owner.account_id, "operator")
-    found = plans(session, lambda: service.stats(session, operator))
+    found = plans(session, lambda: statistics.stats(session, operator))
     assert [plan for plan in found if "using ix_jobs_completed on jobs" in plan] == found[-3:]
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from app import db
 from app.delivery import recovery, schedule
-from app.jobs import service
+from app.jobs import service, statistics
 from app.jobs.models import Job
 from app.outbox import service as outbox_service
 from tests.factories import accounts, jobs
@@ -168,7 +168,7 @@ def test_what_waits_is_told_by_band_and_not_before_its_time(work: Work) -> None:
         session.execute(
             text("UPDATE jobs SET accepted_at = now() - interval '1 hour' WHERE priority = 5")
         )
-        found = {each.band: each for each in service.waiting(session)}
+        found = {each.band: each for each in statistics.waiting(session)}
     assert {band: each.pending for band, each in found.items()} == {
         "high": 2, "default": 1, "low": 0,
     }  # fmt: skip

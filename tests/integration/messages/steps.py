@@ -12,7 +12,7 @@ from sqlalchemy import select, text
 from app import db
 from app.delivery.models import Attempt
 from app.delivery.service import Verdict
-from app.jobs import service as jobs
+from app.jobs import execution
 from app.jobs.models import Job
 from app.messages import service
 from tests.integration.delivery.steps import Delivery
@@ -66,7 +66,7 @@ def look(job_id: UUID) -> Job:
 
 def perform(job: Job, sqs_id: str = "j1", number: int = 1) -> Job:
     """One execution of the job. Returns how it left it."""
-    jobs.perform(job.id, 1, Delivery(sqs_id, number))
+    execution.perform(job.id, 1, Delivery(sqs_id, number))
     return look(job.id)
 
 

@@ -12,9 +12,10 @@ from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from app.accounts.models import User
-from app.jobs import service as jobs
+from app.jobs import execution
 from app.jobs.errors import ReservedJobType
 from app.jobs.models import Job
+from app.jobs.processors import JobView
 from app.observability import metrics
 from app.users import processors
 from tests.factories import accounts
@@ -42,7 +43,7 @@ def the_job(session: Session) -> Job:
 
 
 def perform(session: Session, sqs_id: str = "m1") -> Job:
-    jobs.perform(the_job(session).id, 1, Delivery(sqs_id))
+    execution.perform(the_job(session).id, 1, Delivery(sqs_id))
     return the_job(session)
 
 
@@ -138,11 +139,11 @@ def test_as_much_as_a_body_may_hold_keeps_no_user_from_being_welcomed(
 # --- more than once -----------------------------------------------------------------------------
 
 
-class Execution(jobs.Execution):
+class Execution(execution.Execution):
     """One more execution of a job: what a crash between effect and record comes to."""
 
     def __init__(self, job: Job) -> None:
-        view = jobs.JobView(job.id, job.job_type, job.account_id, job.priority, 2)
+        view = JobView(job.id, job.job_type, job.account_id, job.priority, 2)
         super().__init__(view, 1, Delivery("m1", 2))
 
 
@@ -206,11 +207,11 @@ def test_a_welcome_without_its_profile_is_none(
     session.rollback()
     with engine.begin() as other:
         other.execute(text("SELECT * FROM users WHERE age = 30 FOR UPDATE"))
-        verdict = jobs.perform(job_id, 1, Delivery("m1"))
+        verdict = execution.perform(job_id, 1, Delivery("m1"))
     assert verdict.settle == "retry"
     assert notifications(session) == []
 
-    jobs.perform(job_id, 1, Delivery("m1", 2))
+    execution.perform(job_id, 1, Delivery("m1", 2))
 
     assert the_job(session).status == "COMPLETED"
     assert len(notifications(session)) == 1
