@@ -274,5 +274,5 @@ def summary(session: Session, account_id: UUID) -> dict[str, Any]:
     rows = session.execute(
         select(Job.status, func.count()).where(Job.account_id == account_id).group_by(Job.status)
     )
-    by_status = {status: count for status, count in rows}
+    by_status = dict(rows.all())
     return {"rows": sum(by_status.values()), "by_status": by_status}
