@@ -17,6 +17,8 @@ from sqlalchemy.engine import make_url
 
 # Each process of the run counts for itself: pytest-xdist's workers would inherit the first one's.
 os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+# A plugin's, for its own output: the commands would make their tables as narrow.
+os.environ.pop("COLUMNS", None)
 
 # Before anything reads them: what is true for every test.
 os.environ.update(

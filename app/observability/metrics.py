@@ -9,7 +9,9 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import struct
 import tempfile
+import time
 
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     # Before the first import of prometheus_client, which decides then. Children inherit it.
@@ -27,13 +29,17 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Metric,
     generate_latest,
     start_http_server,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+#: Seconds; a file is empty for some microseconds.
+READ_AGAIN_AFTER = (0.01, 0.05, 0.2)
 
 # --- API ---
 
@@ -144,19 +150,37 @@ PROGRESS = Gauge(
 )
 
 
+class _AllProcesses(Collector):
+    """Adds up the files. One that a new process is just making is empty for a moment, which
+    prometheus_client takes for corrupted: then all of them are read again."""
+
+    def __init__(self) -> None:
+        self._files = MultiProcessCollector(None)
+
+    def collect(self) -> list[Metric]:
+        for pause in READ_AGAIN_AFTER:
+            try:
+                return list(self._files.collect())
+            except struct.error:
+                time.sleep(pause)
+        return list(self._files.collect())
+
+
+def _registry() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(_AllProcesses())
+    return registry
+
+
 def exposition() -> bytes:
     """The Prometheus text of all processes that share this one's folder."""
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)
-    return generate_latest(registry)
+    return generate_latest(_registry())
 
 
 def serve(port: int, host: str) -> None:
     """Answer `/metrics` on a thread of its own; port 0 means that nobody asked for it."""
     if port:
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)
-        start_http_server(port, addr=host, registry=registry)
+        start_http_server(port, addr=host, registry=_registry())
 
 
 def process_died(pid: int) -> None:

@@ -157,11 +157,12 @@ class Signals:
         """Samples by name; none of a process that does not answer."""
         port = self._stack.processes[process].environment["METRICS_PORT"]
         try:
-            text = self._http.get(f"http://127.0.0.1:{port}/metrics", timeout=2).text
+            answer = self._http.get(f"http://127.0.0.1:{port}/metrics", timeout=2)
+            answer.raise_for_status()
         except requests.RequestException:
             return {}
         samples: dict[str, list[Any]] = {}
-        for family in text_string_to_metric_families(text):
+        for family in text_string_to_metric_families(answer.text):
             for sample in family.samples:
                 samples.setdefault(sample.name, []).append(sample)
         return samples
