@@ -43,6 +43,15 @@ def refused(response: TestResponse, status: int, code: str) -> dict[str, Any]:
     return error
 
 
+def answered(ask: Callable[[], TestResponse]) -> TestResponse:
+    """What a caller gets who asks again after a 503: nothing was done, the service was busy."""
+    for _ in range(20):
+        answer = ask()
+        if answer.status_code != 503:
+            break
+    return answer
+
+
 def contents(engine: Engine) -> dict[str, int]:
     """How many rows each table has, accounts and keys aside."""
     tables = {table.name for table in db.Base.metadata.sorted_tables} - {"users", "api_keys"}

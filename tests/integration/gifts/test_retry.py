@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from app.gifts.models import Gift
 from tests.factories import accounts, gifts
-from tests.integration.api import Events, contents, refused
+from tests.integration.api import Events, answered, contents, refused
 
 
 @pytest.fixture
@@ -227,11 +227,7 @@ def at_once(app: Flask, gift: Gift, keys: list[str]) -> list[Any]:
     def ask(key: str) -> Any:
         client = app.test_client()
         line.wait(timeout=30)
-        for _ in range(20):
-            answer = retry(client, gift.id, key)
-            if answer.status_code != 503:  # no connection was free in time: nothing was done
-                break
-        return answer
+        return answered(lambda: retry(client, gift.id, key))
 
     with ThreadPoolExecutor(len(keys)) as callers:
         return list(callers.map(ask, keys))

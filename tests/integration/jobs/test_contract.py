@@ -22,7 +22,7 @@ from app.accounts import service as accounts_service
 from app.delivery.errors import PermanentError, TransientError
 from app.jobs.models import STATUSES
 from tests.factories import accounts
-from tests.integration.api import contents, refused
+from tests.integration.api import answered, contents, refused
 from tests.integration.jobs import steps
 from tests.integration.jobs.steps import RESERVED, TYPE, Work
 
@@ -327,7 +327,7 @@ def test_enqueues_with_one_unique_key_at_once_are_one_job(
         client = app.test_client()
         client.environ_base["HTTP_X_API_KEY"] = key
         line.wait(timeout=30)
-        return post(client, unique_key="k")
+        return answered(lambda: post(client, unique_key="k"))
 
     with ThreadPoolExecutor(CALLERS) as pool:
         answers = list(pool.map(call, range(CALLERS)))
