@@ -3,55 +3,37 @@
 from __future__ import annotations
 
 import json
-import threading
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
 
-class Agent(HTTPServer):
+
+class Agent:
     """Grants what it is asked for, unless told otherwise."""
 
-    status = 200
-    answer: bytes | None = None
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, server: HTTPServer) -> None:
+        self.status = 200
+        self.answer: bytes | None = None
         self.asked: list[dict[str, Any]] = []
-
-    @property
-    def uri(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/api/some-id"
+        self.uri = server.url_for("/api/some-id")
+        server.expect_request(re.compile(""), method="PUT").respond_with_handler(self._answer)
 
     @property
     def wishes(self) -> list[bool]:
         return [asked["ProtectionEnabled"] for asked in self.asked]
 
-
-class Handler(BaseHTTPRequestHandler):
-    server: Agent
-
-    def do_PUT(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append({"path": self.path, **asked})
-        answer = self.server.answer
-        if answer is None:
-            granted = {"ProtectionEnabled": asked["ProtectionEnabled"], "TaskArn": "arn"}
-            answer = json.dumps({"protection": granted}).encode()
-        self.send_response(self.server.status)
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, *_: object) -> None:
-        pass
+    def _answer(self, request: Request) -> Response:
+        asked = request.get_json(force=True)
+        self.asked.append({"path": request.path, **asked})
+        granted = {"ProtectionEnabled": asked["ProtectionEnabled"], "TaskArn": "arn"}
+        return Response(self.answer or json.dumps({"protection": granted}), self.status)
 
 
 @contextmanager
 def ecs_agent() -> Iterator[Agent]:
-    with Agent() as server:
-        threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
+    with HTTPServer() as server:
+        yield Agent(server)

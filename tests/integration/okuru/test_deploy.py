@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import boto3
 import pytest
 from botocore.exceptions import ClientError
+from pytest_httpserver import HTTPServer
 
 from okuru import deploy as command
 from okuru.ecs import Cluster
@@ -250,57 +249,46 @@ def test_the_task_of_the_operators_has_the_same_image(ecs: Agents) -> None:
 # --- the API, asked at the end ------------------------------------------------------------------
 
 
-class Api(BaseHTTPRequestHandler):
-    ready = 200
-    document = b'{"openapi": "3.1.0", "paths": {}}'
-
-    def do_GET(self) -> None:
-        status = self.ready if self.path == "/readyz" else 200
-        self.send_response(status)
-        if status == 302:
-            self.send_header("Location", "/healthz")
-        self.end_headers()
-        self.wfile.write(self.document)
-
-    def log_message(self, *_: Any) -> None:
-        pass
+DOCUMENT = '{"openapi": "3.1.0", "paths": {}}'
 
 
 @pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def api(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Returns the address of an API that answers so."""
     smoke = command.smoke
     monkeypatch.setattr(command, "smoke", lambda url: smoke(url, patience=0, every=0))
-    server = HTTPServer(("127.0.0.1", 0), Api)
-    Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+
+    def serve(*, ready: int = 200, document: str = DOCUMENT) -> str:
+        httpserver.expect_request("/healthz").respond_with_json({})
+        httpserver.expect_request("/readyz").respond_with_json(
+            {}, ready, headers={"Location": httpserver.url_for("/healthz")}
+        )
+        httpserver.expect_request("/openapi.json").respond_with_data(document)
+        return httpserver.url_for("")
+
+    return serve
 
 
-def test_an_api_that_is_well_ends_the_deploy(ecs: Agents, api: str) -> None:
-    result = deploy("--url", api)
+def test_an_api_that_is_well_ends_the_deploy(ecs: Agents, api: Callable[..., str]) -> None:
+    result = deploy("--url", api())
     assert result.exit_code == 0, result.stderr
     assert "healthy and ready" in result.stderr
 
 
 @pytest.mark.parametrize("status", [503, 302])
 def test_an_api_that_is_not_ready_takes_everything_back(
-    ecs: Agents, api: str, monkeypatch: pytest.MonkeyPatch, status: int
+    ecs: Agents, api: Callable[..., str], status: int
 ) -> None:
     """A page that says so elsewhere is not the API either."""
-    monkeypatch.setattr(Api, "ready", status)
-    result = deploy("--url", api)
+    result = deploy("--url", api(ready=status))
     assert result.exit_code == 1
     assert f"/readyz answered {status}" in result.stderr
     assert ecs.running() == everywhere(OLD)
 
 
-@pytest.mark.parametrize("document", [b'{"error": {}}', b"<html>", b"[]", b'"paths"'])
-def test_what_answers_is_this_api(
-    ecs: Agents, api: str, monkeypatch: pytest.MonkeyPatch, document: bytes
-) -> None:
-    monkeypatch.setattr(Api, "document", document)
-    result = deploy("--url", api)
+@pytest.mark.parametrize("document", ['{"error": {}}', "<html>", "[]", '"paths"'])
+def test_what_answers_is_this_api(ecs: Agents, api: Callable[..., str], document: str) -> None:
+    result = deploy("--url", api(document=document))
     assert result.exit_code == 1
     assert "the API does not answer as it should" in result.stderr
     assert ecs.running() == everywhere(OLD)

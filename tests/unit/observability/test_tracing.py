@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from pytest_httpserver import HTTPServer
 
 from app.observability import tracing
 
@@ -75,27 +75,11 @@ def test_an_agent_that_is_away_is_a_line_of_our_log_and_none_beside_it() -> None
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_the_agent_is_told_traces_and_nothing_else() -> None:
-    told = []
-
-    class Agent(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            told.append(self.path)
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"{}")
-
-        do_POST = do_PUT = do_GET  # noqa: N815 - the names that http.server looks for
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Agent) as server:
-        threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
-        done = trace_one_span(f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
+def test_the_agent_is_told_traces_and_nothing_else(httpserver: HTTPServer) -> None:
+    httpserver.expect_request(re.compile("")).respond_with_json({})
+    done = trace_one_span(httpserver.url_for(""))
     assert done.returncode == 0, done.stderr
+    told = [request.path for request, _ in httpserver.log]
     assert [path for path in told if path.endswith("/traces")]
     assert [path for path in told if not path.endswith(("/traces", "/info"))] == []
 

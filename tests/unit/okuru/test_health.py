@@ -2,53 +2,49 @@
 
 from __future__ import annotations
 
-import threading
+import re
+import socket
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable
 
 import pytest
 from click.testing import CliRunner, Result
+from pytest_httpserver import HTTPServer
+from werkzeug import Response
 
 from okuru.health import ANSWER_WITHIN, STALE_AFTER, health
 
 
-class Process(HTTPServer):
+class Process:
     """What answers in the container."""
 
-    text = ""
-    status = 200
-    paths: list[str]
+    def __init__(self, server: HTTPServer) -> None:
+        self.text, self.status = "", 200
+        self._server = server
+        server.expect_request(re.compile("")).respond_with_handler(
+            lambda _: Response(self.text, self.status)
+        )
+
+    @property
+    def paths(self) -> list[str]:
+        return [request.path for request, _ in self._server.log]
 
     def says(self, part: str, *, age: float) -> None:
         stamp = time.time() - age
         self.text = f'other{{part="{part}"}} 1.0\nokuru_progress_timestamp_seconds{{part="{part}"}} {stamp!r}\n'  # noqa: E501
 
 
-class Handler(BaseHTTPRequestHandler):
-    server: Process
-
-    def do_GET(self) -> None:
-        self.server.paths.append(self.path)
-        self.send_response(self.server.status)
-        self.end_headers()
-        self.wfile.write(self.server.text.encode())
-
-    def log_message(self, *_: object) -> None:
-        pass
+def listening_on(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOST", "0.0.0.0")
+    monkeypatch.setenv("PORT", str(port))
+    monkeypatch.setenv("METRICS_PORT", str(port))
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
 
 
 @pytest.fixture
-def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Process]:
-    with Process(("127.0.0.1", 0), Handler) as server:
-        server.paths = []
-        threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
-        monkeypatch.setenv("HOST", "0.0.0.0")
-        monkeypatch.setenv("PORT", str(server.server_port))
-        monkeypatch.setenv("METRICS_PORT", str(server.server_port))
-        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-        yield server
-        server.shutdown()
+def process(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> Process:
+    listening_on(httpserver.port, monkeypatch)
+    return Process(httpserver)
 
 
 @pytest.fixture
@@ -99,9 +95,16 @@ def test_the_web_has_to_answer(process: Process, ask: Callable[[str], Result]) -
     assert process.paths == ["/healthz"]
     process.status = 500
     assert ask("web").exit_code == 1
-    process.status = 200
-    process.shutdown()
-    answer = ask("web")  # the kernel still takes the connection
+
+
+def test_a_web_that_hangs_does_not(
+    ask: Callable[[str], Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(
+        ("127.0.0.1", 0)
+    ) as kernel:  # which takes the connection all the same
+        listening_on(kernel.getsockname()[1], monkeypatch)
+        answer = ask("web")
     assert answer.exit_code == 1
     assert "does not answer" in answer.output
     assert ANSWER_WITHIN < 5  # ECS gives the check as much
