@@ -6,10 +6,11 @@ Both need the Procfile beside them and credentials of AWS; neither needs the ser
 from __future__ import annotations
 
 import json
+import math
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,13 +32,26 @@ from tasks.engine.catalogue import Catalogue
 
 #: What pushing an image answers; a tag may mean another image tomorrow.
 BY_DIGEST = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
+#: What Docker takes for a tag.
+TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
+#: Told to stop by Ctrl-C; by a workflow that is cancelled.
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Seconds(click.FloatRange):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is no number of seconds", param, ctx)
+        return seconds
+
 
 environment_option = click.option(
     "--environment", "-e", required=True, metavar="NAME", help="dev, prod: the cluster okuru-NAME."
 )
 timeout_option = click.option(
     "--timeout",
-    type=click.FloatRange(0),
+    type=_Seconds(0),
     default=2400,
     show_default=True,
     help="Seconds for the whole way, and as many for the way back. The workers of jobs alone may "
@@ -87,6 +101,8 @@ def deploy(
     """
     if not BY_DIGEST.fullmatch(image):
         raise click.UsageError("--image names an image by its digest: …@sha256:<64 hex digits>")
+    if not TAG.fullmatch(version):
+        raise click.UsageError("--version is a tag: letters, digits, `_`, `.` and `-`")
     with _explained():
         cluster = Cluster(environment, processes())
         work = Deployment(cluster, image, version, timeout=timeout, say=_say)
@@ -100,15 +116,16 @@ def deploy(
         if refused:
             _finish(work.result("refused"), as_json=as_json)
             raise DeployError("\n".join(refused))
-        work.register()
         with _interruptible():
             try:
+                work.register()
                 work.migrate()
                 for wave in waves():
                     work.replace(wave)
                 if url:
                     smoke(url)
             except (Exception, KeyboardInterrupt) as error:
+                _ignore(STOPS)  # from here on it goes back, whoever is in a hurry
                 _say(f"failed: {_reason(error)}")
                 try:
                     back = work.go_back()
@@ -121,10 +138,14 @@ def deploy(
                 _finish(work.result("rolled-back" if back else "refused"), as_json=as_json)
                 raise DeployError(
                     f"{_reason(error)}. "
-                    + (f"Back at what ran before: {', '.join(back)}" if back else "Nothing changed")
+                    + (
+                        f"Back at what ran before: {', '.join(back)}"
+                        if back
+                        else "No service has changed"
+                    )
                 ) from error
-        work.register_operator()
         _finish(work.result("deployed"), as_json=as_json)
+        work.register_operator()
 
 
 @click.command()
@@ -149,8 +170,10 @@ def rollback(
 ) -> None:
     """Go back to what ran before the last deploy: every service, or one.
 
-    Each revision remembers the one before it, so that a second rollback goes back one more. Works
-    while a deploy is under way. The schema stays as it is.
+    Each revision remembers its deploy and the one before it: services that the last deploy did not
+    reach, or that are back already, stay where they are, and a second rollback takes back the
+    deploy before that. Works while a deploy is under way, which then gives up. The schema stays as
+    it is.
     """
     if revision and not only:
         raise click.UsageError("--revision is that of one service: name it with --service")
@@ -159,11 +182,11 @@ def rollback(
     with _explained():
         cluster = Cluster(environment, processes())
         now = cluster.services()
-        back: dict[str, str] = {}
-        # Those who stage tasks go back before those who run them: the reverse of a deploy.
-        for name in [name for wave in reversed(waves()) for name in wave]:
-            if only in (None, name):
-                back[name] = _before(cluster, now[name], revision)
+        back = (
+            {only: _before(cluster, now[only], revision)}
+            if only
+            else _before_the_last_deploy(cluster, now)
+        )
         result: dict[str, Any] = {
             "environment": environment,
             "services": {
@@ -214,6 +237,24 @@ def _wrong_with(url: str) -> str | None:
     return None if is_one else "/openapi.json is no OpenAPI document"
 
 
+def _before_the_last_deploy(cluster: Cluster, now: dict[str, Service]) -> dict[str, str]:
+    """Where the services go that run what the last deploy has registered."""
+    running = {name: cluster.revision(service.revision) for name, service in now.items()}
+    deploys = {name: revision.deploy for name, revision in running.items() if revision.deploy}
+    if not deploys:
+        raise DeployError(
+            "no deploy has registered what runs. Name a revision of each service: "
+            "--service PROCESS --revision N"
+        )
+    last = max(deploys.values())
+    # Those who stage tasks go back before those who run them: the reverse of a deploy.
+    order = [name for wave in reversed(waves()) for name in wave]
+    for name in order:
+        if deploys.get(name) != last:
+            _say(f"{name} stays at {running[name]}: it is not of the last deploy")
+    return {name: _before(cluster, now[name], None) for name in order if deploys.get(name) == last}
+
+
 def _before(cluster: Cluster, service: Service, revision: int | None) -> str:
     if revision:
         return f"{service.revision.rpartition(':')[0]}:{revision}"
@@ -232,19 +273,22 @@ def _interruptible() -> Iterator[None]:
 
     The way back is a call a service; ECS walks it by itself, should this process be killed then.
     """
-    heard = (signal.SIGINT, signal.SIGTERM)
 
     def stop(_number: int, _frame: object) -> None:
-        for number in heard:
-            signal.signal(number, signal.SIG_IGN)
+        _ignore(STOPS)
         raise KeyboardInterrupt
 
-    old = {number: signal.signal(number, stop) for number in heard}
+    old = {number: signal.signal(number, stop) for number in STOPS}
     try:
         yield
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+def _ignore(signals: Iterable[signal.Signals]) -> None:
+    for number in signals:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from okuru.ecs import Cluster, DeployError, Say, Service
@@ -46,6 +48,7 @@ class Deployment:
         self._changes: dict[str, Change] = {}
         self._made: dict[str, str] = {}
         self._touched: list[str] = []
+        self._id = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(4)}"
 
     def plan(self) -> None:
         """Look, and say what runs, what shall, and in what they differ."""
@@ -89,13 +92,13 @@ class Deployment:
         """Register what is wanted; nothing runs it yet."""
         self._say(f"registering revisions with {self._image}")
         for name, change in self._changes.items():
-            self._made[name] = self._cluster.register(change.wanted, change.running.arn)
+            self._made[name] = self._cluster.register(change.wanted, self._id, change.running.arn)
 
     def register_operator(self) -> None:
         """The task that people start, if the environment has one, has no service that runs it."""
         if template := self._cluster.newest(OPERATOR):
             wanted = template.with_image(OPERATOR, self._image, self._version)
-            self._cluster.register(wanted, None)
+            self._cluster.register(wanted, self._id, None)
 
     def migrate(self) -> None:
         """Bring the database to the new code's schema, by one task of the new code."""
@@ -105,12 +108,15 @@ class Deployment:
         self._cluster.run_once(service, revision, MIGRATE, deadline=self._deadline, say=self._say)
 
     def replace(self, wave: list[str]) -> None:
-        """Let the services change to what is wanted, and wait until they have."""
+        """Let the services change to what is wanted, and wait until they have.
+
+        Those that changed before must still run it: a rollback may have come meanwhile.
+        """
         self._say(f"updating {', '.join(wave)}")
         for name in wave:
             self._touched.append(name)  # first: the answer may be lost on the way
             self._cluster.update(name, self._made[name])
-        made = {name: self._made[name] for name in wave}
+        made = {name: self._made[name] for name in self._touched}
         self._cluster.wait(made, deadline=self._deadline, say=self._say)
 
     def go_back(self) -> list[str]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import boto3
 import click
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
-from okuru.revisions import PREVIOUS, Revision, short
+from okuru.revisions import DEPLOY, PREVIOUS, Revision, short
 
 if TYPE_CHECKING:
     from mypy_boto3_ecs import ECSClient
-    from mypy_boto3_ecs.type_defs import ServiceTypeDef
+    from mypy_boto3_ecs.type_defs import ServiceTypeDef, TaskTypeDef
     from mypy_boto3_logs import CloudWatchLogsClient
 
 #: describe_services takes ten.
@@ -58,6 +61,7 @@ class Cluster:
         processes: list[str],
         *,
         every: float = 5,
+        seen_within: float = 60,
         ecs: ECSClient | None = None,
         logs: CloudWatchLogsClient | None = None,
     ) -> None:
@@ -65,14 +69,22 @@ class Cluster:
         self.name = f"okuru-{environment}"
         self._services = {f"{self.name}-{process}": process for process in processes}
         self._every = every
+        self._seen_within = seen_within
         self._ecs: ECSClient = ecs or boto3.client("ecs", config=PATIENT)
         self._logs: CloudWatchLogsClient = logs or boto3.client("logs", config=PATIENT)
 
     # --- looking --------------------------------------------------------------------------------
 
-    def services(self) -> dict[str, Service]:
-        """Every service, by process. Raises DeployError, naming all that are not there."""
-        names = list(self._services)
+    def services(self, processes: Collection[str] | None = None) -> dict[str, Service]:
+        """Every service, or those of these processes, by process.
+
+        Raises DeployError, naming all that are not there.
+        """
+        names = [
+            name
+            for name, process in self._services.items()
+            if processes is None or process in processes
+        ]
         found: dict[str, Service] = {}
         for start in range(0, len(names), PAGE):
             page = self._ecs.describe_services(
@@ -82,10 +94,10 @@ class Cluster:
                 if each["status"] == "ACTIVE":
                     service = _service(self._services[each["serviceName"]], each)
                     found[service.process] = service
-        missing = [name for name, process in self._services.items() if process not in found]
+        missing = [name for name in names if self._services[name] not in found]
         if missing:
             raise DeployError(f"the cluster {self.name} has no {', '.join(missing)}")
-        return {process: found[process] for process in self._services.values()}
+        return {self._services[name]: found[self._services[name]] for name in names}
 
     def revision(self, name: str) -> Revision:
         """A revision by its ARN; of a family, by its name, the newest."""
@@ -108,13 +120,11 @@ class Cluster:
 
     # --- changing -------------------------------------------------------------------------------
 
-    def register(self, revision: Revision, previous: str | None) -> str:
+    def register(self, revision: Revision, deploy: str, previous: str | None) -> str:
         """Register it; returns the new one's ARN. That remembers what its service ran before."""
         wanted: dict[str, Any] = dict(revision.definition)
-        tags = {key: value for key, value in revision.tags.items() if key != PREVIOUS}
-        if previous:
-            tags[PREVIOUS] = previous
-        if tags:
+        tags = {**revision.tags, DEPLOY: deploy, PREVIOUS: previous}
+        if tags := {key: value for key, value in tags.items() if value}:
             wanted["tags"] = [{"key": key, "value": value} for key, value in tags.items()]
         made = self._ecs.register_task_definition(**wanted)
         return made["taskDefinition"]["taskDefinitionArn"]
@@ -126,11 +136,30 @@ class Cluster:
         )
 
     def go_to(self, revisions: Mapping[str, str], *, deadline: float, say: Say) -> None:
-        """Go back to them, all at once: an outage is no time for waiting in between."""
+        """Go back to them, all at once: an outage is no time for waiting in between.
+
+        One that does not go keeps no other from going.
+
+        Raises:
+            DeployError: names every service that is not there in the end.
+        """
         say("going to " + ", ".join(map(short, revisions.values())))
-        for process, revision in revisions.items():
-            self.update(process, revision)
-        self.wait(revisions, deadline=deadline, say=say)
+        problems: list[str] = []
+        going: dict[str, str] = {}
+        with _undisturbed():
+            for process, revision in revisions.items():
+                try:
+                    self.update(process, revision)
+                except (BotoCoreError, ClientError) as error:
+                    problems.append(f"{process} was not told to go to {short(revision)}: {error}")
+                else:
+                    going[process] = revision
+        try:
+            self.wait(going, deadline=deadline, say=say)
+        except DeployError as error:
+            problems.append(error.message)
+        if problems:
+            raise DeployError("; ".join(problems))
 
     def run_once(
         self, like: Service, revision: str, command: list[str], *, deadline: float, say: Say
@@ -153,19 +182,11 @@ class Cluster:
             reasons = ", ".join(each.get("reason", "") for each in started["failures"])
             raise DeployError(f"`{' '.join(command)}` was not started: {reasons}")
         task = started["tasks"][0]["taskArn"]
-        status = ""
-        while True:
-            now = self._ecs.describe_tasks(cluster=self.name, tasks=[task])["tasks"][0]
-            if now["lastStatus"] != status:
-                status = now["lastStatus"]
-                say(f"  {short(task)} is {status}")
-            if status == "STOPPED":
-                break
-            if time.monotonic() > deadline:
-                raise DeployError(
-                    f"`{' '.join(command)}` has not ended in time. It still runs: {short(task)}"
-                )
-            time.sleep(self._every)
+        try:
+            now = self._until_stopped(task, deadline=deadline, say=say)
+        except BaseException:
+            say(f"  {short(task)} was not seen to end: `{' '.join(command)}` may still run in it")
+            raise
         code = next(
             (each.get("exitCode") for each in now["containers"] if each["name"] == like.process),
             None,
@@ -176,6 +197,20 @@ class Cluster:
             say(f"  | {line}")
         reason = now.get("stoppedReason", "no reason given")
         raise DeployError(f"`{' '.join(command)}` ended with exit code {code}: {reason}")
+
+    def _until_stopped(self, task: str, *, deadline: float, say: Say) -> TaskTypeDef:
+        status = ""
+        while True:
+            # At first ECS may not know what it has just answered.
+            found = self._ecs.describe_tasks(cluster=self.name, tasks=[task])["tasks"]
+            if found and found[0]["lastStatus"] != status:
+                status = found[0]["lastStatus"]
+                say(f"  {short(task)} is {status}")
+            if found and status == "STOPPED":
+                return found[0]
+            if time.monotonic() > deadline:
+                raise DeployError(f"{short(task)} has not ended in time")
+            time.sleep(self._every)
 
     def _log(self, revision: str, process: str, task: str) -> Iterator[str]:
         configuration = self.revision(revision).containers[process].get("logConfiguration")
@@ -191,6 +226,9 @@ class Cluster:
         except self._logs.exceptions.ResourceNotFoundException:
             yield f"it logged nothing ({stream})"
             return
+        except (BotoCoreError, ClientError) as error:
+            yield f"its log {stream} cannot be read: {error}"
+            return
         for event in page["events"]:
             yield event.get("message", "")
 
@@ -200,25 +238,31 @@ class Cluster:
         """Wait until each of the services runs its revision and nothing else, until `deadline`.
 
         Raises:
-            DeployError: one of them gave it up (the circuit breaker of ECS), or time is over.
+            DeployError: one of them runs something else again (the circuit breaker of ECS, or
+                somebody else's command), or time is over.
         """
         said: dict[str, str] = {}
-        begun: set[str] = set()  # what ECS shows may be older than the last update
-        while True:
-            services = {name: each for name, each in self.services().items() if name in wanted}
+        begun: set[str] = set()  # what ECS shows may be older than the last update, for a while
+        believed_at = time.monotonic() + self._seen_within
+        while wanted:
+            services = self.services(wanted)
             for process, service in services.items():
                 reached = service.revision == wanted[process]
                 if reached:
                     begun.add(process)
-                gave_up = service.failed if reached else process in begun
+                believed = process in begun or time.monotonic() > believed_at
+                gave_up = service.failed if reached else believed
                 state = "gave up on" if gave_up else "runs" if service.settled else "changes to"
                 line = f"{state} {short(wanted[process])}, {service.running} of {service.desired}"
-                if said.get(process) != line and process in begun:
+                if said.get(process) != line and (process in begun or gave_up):
                     said[process] = line
                     say(f"  {process} {line} tasks")
                 if gave_up:
                     _tell(service, say)
-                    raise DeployError(f"{process} does not become stable: ECS has given it up")
+                    raise DeployError(
+                        f"{process} does not become stable: ECS has given it up, or somebody else "
+                        f"has changed it. It is meant to run {short(service.revision)} now"
+                    )
             waiting = [
                 each for name, each in services.items() if name not in begun or not each.settled
             ]
@@ -234,14 +278,14 @@ class Cluster:
 
 def _service(process: str, found: ServiceTypeDef) -> Service:
     deployments = found["deployments"]
-    primary = next(each for each in deployments if each["status"] == "PRIMARY")
-    rollout = primary.get("rolloutState", "COMPLETED")
+    primary = next((each for each in deployments if each["status"] == "PRIMARY"), None)
+    rollout = primary.get("rolloutState", "COMPLETED") if primary else "IN_PROGRESS"
     running, desired = found["runningCount"], found["desiredCount"]
     return Service(
         process=process,
         name=found["serviceName"],
         # Of the deployment: when the circuit breaker of ECS rolls back, this is what changes.
-        revision=primary["taskDefinition"],
+        revision=(primary or found)["taskDefinition"],
         settled=rollout == "COMPLETED" and running == desired and len(deployments) == 1,
         failed=rollout == "FAILED",
         running=running,
@@ -254,6 +298,23 @@ def _service(process: str, found: ServiceTypeDef) -> Service:
             if found.get(name)
         },
     )
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Whoever is told to stop meanwhile stops after it: half a way back is none."""
+    heard: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: heard.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if heard:
+        raise KeyboardInterrupt
 
 
 def _tell(service: Service, say: Say) -> None:

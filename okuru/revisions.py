@@ -11,6 +11,9 @@ from typing import Any
 #: A tag of each revision that a deploy registers: what its service ran before. So a rollback asks
 #: nobody, and a revision that failed, or that Terraform has registered since, is not in its way.
 PREVIOUS = "okuru:previous"
+#: Another: which deploy. Sorts by time. So a rollback takes back what one deploy has done, however
+#: far that came, and does nothing when it is given again.
+DEPLOY = "okuru:deploy"
 #: What a task may do in AWS, and what is done for it before it starts.
 ROLES = ("taskRoleArn", "executionRoleArn")
 
@@ -41,6 +44,11 @@ class Revision:
     def previous(self) -> str | None:
         """What its service ran before, if a deploy has registered it."""
         return self.tags.get(PREVIOUS)
+
+    @property
+    def deploy(self) -> str | None:
+        """The deploy that has registered it, if one has."""
+        return self.tags.get(DEPLOY)
 
     def with_image(self, process: str, image: str, version: str) -> Revision:
         """The same, to be registered, with the process's image, and everywhere the version."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
 from typing import Any
 
+from botocore.exceptions import ClientError
 from click.testing import CliRunner, Result
 
 from okuru.cli import main
@@ -36,8 +38,9 @@ class Agents:
         """Services whose old tasks never end."""
         self.updates: list[tuple[str, str]] = []
         self.runs: list[dict[str, Any]] = []
-        self.stop_at: str | None = None
-        """The service at whose update somebody cancels the deploy."""
+        self.before: dict[str, Callable[[], Any]] = {}
+        """What happens, once, before a service's update."""
+        self.after: dict[str, Callable[[], Any]] = {}
         self._running: dict[str, str] = {}
         self._looks: dict[str, int] = {}
 
@@ -46,11 +49,11 @@ class Agents:
 
     def update_service(self, **wanted: Any) -> Any:
         name = wanted["service"]
+        self.before.pop(name, _nothing)()
         self.updates.append((name, wanted["taskDefinition"]))
         self._looks[name] = 0
         answer = self._ecs.update_service(**wanted)
-        if name == self.stop_at:
-            os.kill(os.getpid(), signal.SIGTERM)
+        self.after.pop(name, _nothing)()
         return answer
 
     def describe_services(self, **wanted: Any) -> Any:
@@ -98,10 +101,10 @@ class Agents:
             task["stoppedReason"] = "Essential container in task exited"
         return answer
 
-    def running(self) -> dict[str, str]:
+    def running(self, but: str = "") -> dict[str, str]:
         """The image that each service is meant to run."""
         images = {}
-        for process in processes():
+        for process in [each for each in processes() if each != but]:
             name = f"okuru-dev-{process}"
             (service,) = self._ecs.describe_services(cluster="okuru-dev", services=[name])[
                 "services"
@@ -116,6 +119,19 @@ class Agents:
 
     def definition(self, revision: str) -> dict[str, Any]:
         return dict(self._ecs.describe_task_definition(taskDefinition=revision)["taskDefinition"])
+
+
+def _nothing() -> None:
+    pass
+
+
+def stop() -> None:
+    """Somebody cancels the workflow."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def refuse(code: str = "AccessDenied", message: str = "no") -> None:
+    raise ClientError({"Error": {"Code": code, "Message": message}}, "Operation")
 
 
 def okuru(*arguments: str) -> Result:

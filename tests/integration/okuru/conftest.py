@@ -59,7 +59,7 @@ def ecs(aws: None, monkeypatch: pytest.MonkeyPatch) -> Agents:
     agents = Agents(client)
 
     def cluster(environment: str, processes: list[str]) -> Cluster:
-        return Cluster(environment, processes, every=0, ecs=agents)  # type: ignore[arg-type]
+        return Cluster(environment, processes, every=0, seen_within=0.5, ecs=agents)  # type: ignore[arg-type]
 
     monkeypatch.setattr(command, "Cluster", cluster)
     return agents

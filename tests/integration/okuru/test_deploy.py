@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,11 @@ from typing import Any
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError
 from pytest_httpserver import HTTPServer
 
 from okuru import deploy as command
 from okuru.ecs import Cluster
-from okuru.revisions import PREVIOUS
+from okuru.revisions import DEPLOY, PREVIOUS
 from tests.integration.okuru.agents import (
     NEW,
     OLD,
@@ -25,6 +25,8 @@ from tests.integration.okuru.agents import (
     define,
     deploy,
     okuru,
+    refuse,
+    stop,
 )
 
 CONSUMERS, OTHERS = command.waves()
@@ -148,30 +150,161 @@ def test_time_that_is_over_takes_them_back(ecs: Agents, lags: str) -> None:
 
 
 def test_a_cancelled_deploy_takes_them_back(ecs: Agents) -> None:
-    ecs.stop_at = "okuru-dev-relay"
+    ecs.after["okuru-dev-relay"] = stop
     result = deploy()
     assert result.exit_code == 1
     assert "told to stop" in result.stderr
     assert ecs.running() == everywhere(OLD)
 
 
-def test_a_way_back_that_is_closed_is_said_loudly(
-    ecs: Agents, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    update = ecs.update_service
+def test_who_is_told_to_stop_on_the_way_back_goes_on(ecs: Agents) -> None:
+    ecs.broken = {"okuru-dev-web"}
+    ecs.after["okuru-dev-web"] = lambda: ecs.after.update({"okuru-dev-relay": on_the_way_back})
 
-    def refuse(**wanted: Any) -> Any:
-        if wanted["taskDefinition"].endswith(":1"):
-            raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "UpdateService")
-        return update(**wanted)
+    def on_the_way_back() -> None:
+        ecs.after["okuru-dev-relay"] = stop
 
-    monkeypatch.setattr(ecs, "update_service", refuse)
-    ecs.broken = {"okuru-dev-jobs"}
+    result = deploy()
+    assert "okuru-dev-relay" not in ecs.after
+    assert ecs.running() == everywhere(OLD)
+    assert answer(result)["outcome"] == "rolled-back"
+
+
+def test_one_that_cannot_go_back_keeps_no_other_from_it(ecs: Agents) -> None:
+    ecs.broken = {"okuru-dev-web"}
+    ecs.after["okuru-dev-beat"] = lambda: ecs.before.update({"okuru-dev-beat": refuse})
     result = deploy()
     assert result.exit_code == 1
-    assert "and so did going back" in result.stderr
+    assert "and so did going back: beat was not told to go to okuru-dev-beat:1" in result.stderr
     assert "AccessDenied" in result.stderr
     assert answer(result)["outcome"] == "failed"
+    assert ecs.running() == {**everywhere(OLD), "beat": NEW}
+    # What the message advises.
+    ecs.updates.clear()
+    assert okuru("rollback").exit_code == 0
+    assert ecs.running() == everywhere(OLD)
+    assert [name for name, _ in ecs.updates] == ["okuru-dev-beat"]
+
+
+def test_a_service_that_is_deleted_meanwhile_keeps_no_other_from_going_back(ecs: Agents) -> None:
+    ecs.before["okuru-dev-beat"] = lambda: ecs.delete_service(
+        cluster="okuru-dev", service="okuru-dev-beat", force=True
+    )
+    result = deploy()
+    assert result.exit_code == 1
+    assert "and so did going back: the cluster okuru-dev has no okuru-dev-beat" in result.stderr
+    running = ecs.running(but="beat")
+    assert running == dict.fromkeys(running, OLD)
+
+
+def test_a_rollback_meanwhile_ends_the_deploy_where_it_began(ecs: Agents) -> None:
+    third = f"{REPOSITORY}@sha256:{'2' * 64}"
+    deploy()
+    told = []
+
+    def rollback() -> None:
+        for _ in range(2):  # until ECS shows what it has been told
+            ecs.describe_services(cluster="okuru-dev", services=["okuru-dev-worker"])
+        told.append(okuru("rollback"))
+
+    ecs.before["okuru-dev-jobs"] = rollback
+    result = deploy(image=third)
+    assert told[0].exit_code == 0, told[0].stderr
+    assert "web stays at okuru-dev-web:2: it is not of the last deploy" in told[0].stderr
+    assert result.exit_code == 1
+    assert "somebody else has changed it" in result.stderr
+    assert ecs.running() == everywhere(NEW)
+
+
+def test_a_rollback_that_was_cut_off_is_given_again(ecs: Agents) -> None:
+    third = f"{REPOSITORY}@sha256:{'2' * 64}"
+    deploy()
+    deploy(image=third)
+    ecs.before["okuru-dev-relay"] = refuse
+    assert okuru("rollback").exit_code == 1
+    assert ecs.running() == {**everywhere(NEW), "relay": third}
+    assert okuru("rollback").exit_code == 0
+    assert ecs.running() == everywhere(NEW)
+
+
+def test_a_rollback_that_is_told_to_stop_tells_every_service_first(ecs: Agents) -> None:
+    deploy()
+    ecs.before["okuru-dev-relay"] = lambda: os.kill(os.getpid(), signal.SIGINT)
+    assert okuru("rollback").exit_code == 1
+    assert ecs.running() == everywhere(OLD)
+
+
+def test_a_migration_that_ecs_does_not_know_at_first_is_waited_for(
+    ecs: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([True, True])
+    describe = ecs.describe_tasks
+    monkeypatch.setattr(
+        ecs,
+        "describe_tasks",
+        lambda **wanted: {"tasks": []} if next(looks, False) else describe(**wanted),
+    )
+    assert deploy().exit_code == 0
+    assert ecs.running() == everywhere(NEW)
+
+
+def test_who_is_told_to_stop_while_it_migrates_is_told_what_may_still_run(
+    ecs: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ecs, "describe_tasks", lambda **_: stop() or {"tasks": []})
+    result = deploy()
+    assert result.exit_code == 1
+    assert "`okuru migrate up` may still run in it" in result.stderr
+    assert "told to stop. No service has changed" in result.stderr
+
+
+def test_a_migration_that_fails_without_its_log_says_its_exit_code(
+    ecs: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ecs.exit_code = 3
+    refused = boto3.client("logs")
+    monkeypatch.setattr(refused, "get_log_events", lambda **_: refuse())
+    monkeypatch.setattr("okuru.ecs.boto3.client", lambda *_, **__: refused)
+    result = deploy()
+    assert "cannot be read" in result.stderr
+    assert "ended with exit code 3" in result.stderr
+
+
+def test_a_service_whose_deployments_ecs_does_not_show_is_not_yet_stable(
+    ecs: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([True])
+    describe = ecs.describe_services
+
+    def describe_services(**wanted: Any) -> Any:
+        found = describe(**wanted)
+        if ecs.updates and next(looks, False):
+            found["services"][0]["deployments"] = []
+        return found
+
+    monkeypatch.setattr(ecs, "describe_services", describe_services)
+    assert deploy().exit_code == 0
+    assert ecs.running() == everywhere(NEW)
+
+
+@pytest.mark.parametrize("nth", [2, 6])
+def test_a_revision_that_cannot_be_registered_is_no_service_s_end(
+    ecs: Agents, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    """The sixth is that of the operators' task, after everything else."""
+    define(ecs, "operator")
+    registrations = iter(range(1, 100))
+    register = ecs.register_task_definition
+    monkeypatch.setattr(
+        ecs,
+        "register_task_definition",
+        lambda **wanted: refuse() if next(registrations) == nth else register(**wanted),
+    )
+    result = deploy()
+    assert result.exit_code == 1
+    assert "AccessDenied" in result.stderr
+    assert answer(result)["outcome"] == ("refused" if nth == 2 else "deployed")
+    assert ecs.running() == everywhere(OLD if nth == 2 else NEW)
 
 
 def test_two_deploys_do_not_mix(ecs: Agents) -> None:
@@ -236,8 +369,13 @@ def test_who_has_not_said_where_and_as_whom_is_told_how(
         assert "AWS_DEFAULT_REGION and AWS_PROFILE say where, as whom" in result.stderr
 
 
-def test_an_image_by_its_tag_is_refused(ecs: Agents) -> None:
+def test_what_cannot_be_meant_is_refused(ecs: Agents) -> None:
     assert deploy(image=f"{REPOSITORY}:latest").exit_code == 2
+    for seconds in ("nan", "inf", "-1"):
+        assert deploy("--timeout", seconds).exit_code == 2
+    for version in ("", "v 1", "v\n1", "-v", "v" * 129):
+        assert deploy(version=version).exit_code == 2
+    assert ecs.updates == []
 
 
 def test_the_task_of_the_operators_has_the_same_image(ecs: Agents) -> None:
@@ -311,7 +449,7 @@ def test_a_rollback_goes_back_one_deploy_each_time(ecs: Agents) -> None:
     assert ecs.running() == everywhere(OLD)
     result = okuru("rollback")
     assert result.exit_code == 1
-    assert "Name the revision" in result.stderr
+    assert "Name a revision of each service" in result.stderr
 
 
 def test_a_rollback_steps_over_what_failed(ecs: Agents) -> None:
@@ -353,9 +491,17 @@ def test_a_rollback_that_makes_no_sense_is_refused(ecs: Agents, arguments: tuple
     assert okuru("rollback", *arguments).exit_code == 2
 
 
-def test_each_revision_remembers_the_one_before(ecs: Agents) -> None:
+def tags_of(ecs: Agents, revision: str) -> dict[str, str]:
+    found = ecs.describe_task_definition(taskDefinition=revision, include=["TAGS"])
+    return {tag["key"]: tag["value"] for tag in found["tags"]}
+
+
+def test_each_revision_remembers_its_deploy_and_the_one_before(ecs: Agents) -> None:
     deploy()
-    found = ecs.describe_task_definition(taskDefinition="okuru-dev-web", include=["TAGS"])
-    tags = {tag["key"]: tag["value"] for tag in found["tags"]}
+    tags = tags_of(ecs, "okuru-dev-web")
     assert tags.pop(PREVIOUS).endswith("okuru-dev-web:1")
+    made_by = tags.pop(DEPLOY)
+    assert made_by == tags_of(ecs, "okuru-dev-jobs")[DEPLOY]
     assert tags == {"Service": "web"}
+    deploy()
+    assert made_by < tags_of(ecs, "okuru-dev-web")[DEPLOY]
