@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import time
-import urllib.error
 import urllib.request
+from contextlib import suppress
 
 import click
 
@@ -14,6 +15,10 @@ ANSWER_WITHIN = 3.0
 #: Seconds without progress after which a process is taken to hang. They look every few seconds,
 #: beat every 15; no outage of what they depend on keeps them from it.
 STALE_AFTER = 60.0
+#: Seconds by which a clock may be put back while the process goes on.
+PUT_BACK = 86_400.0
+#: Bytes of an answer that are read: `/metrics` has some hundred thousand.
+MAX_ANSWER = 10_000_000
 #: What each process says of itself (`okuru_progress_timestamp_seconds`).
 PARTS = {"worker": "receive", "jobs": "receive", "relay": "relay", "beat": "beat"}
 
@@ -32,7 +37,8 @@ def health(process: str) -> None:
         return
     metrics = _get(_address("METRICS_PORT", "") + "/metrics")
     age = time.time() - _last_progress(metrics, PARTS[process])
-    if age > STALE_AFTER:
+    # Not well either: no number at all, or a time to come, but for what a clock is put back by.
+    if not -PUT_BACK <= age <= STALE_AFTER:
         raise click.ClickException(f"{process} has made no progress for {age:.0f} s")
     click.echo(f"{process} got on with its work {max(age, 0):.0f} s ago")
 
@@ -50,9 +56,9 @@ def _get(url: str) -> str:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=ANSWER_WITHIN) as answer:
-            text: str = answer.read().decode(errors="replace")
+            text: str = answer.read(MAX_ANSWER).decode(errors="replace")
             return text
-    except (OSError, ValueError, urllib.error.URLError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise click.ClickException(f"{url} does not answer: {error}") from None
 
 
@@ -60,5 +66,6 @@ def _last_progress(metrics: str, part: str) -> float:
     sample = f'okuru_progress_timestamp_seconds{{part="{part}"}} '
     for line in metrics.splitlines():
         if line.startswith(sample):
-            return float(line.removeprefix(sample))
+            with suppress(ValueError):
+                return float(line.removeprefix(sample))
     raise click.ClickException(f"it has not said yet that {part} makes progress")

@@ -181,7 +181,8 @@ class Engine:
 
     def _look(self) -> None:
         channels = [channel for channel in self.channels if not channel.closed]
-        if self.is_stopping or all(channel.is_consuming for channel in channels):
+        consuming = all(channel.is_consuming for channel in channels)
+        if self.is_stopping or (consuming and not self.held.is_overdue):
             self.application.on_progress()
 
     def _flush(self, owner: int) -> None:

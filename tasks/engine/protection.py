@@ -82,6 +82,8 @@ class Protection(threading.Thread):
         elif self._protected_at is not None:
             if self.is_resting or now - self._busy_at >= LINGER:
                 self._ask(False, now)
+            if self.is_resting and self._protected_at is not None:
+                self._rest_no_longer_than_it_helps(now)
         elif self._resting_until is not None and now >= self._resting_until:
             log.info("not stopped meanwhile: going on")
             self._resting_until = None
@@ -90,6 +92,13 @@ class Protection(threading.Thread):
         if self._resting_until is None:
             log.info("protected for %g minutes: taking nothing new until idle", REST_AFTER / 60)
             self._resting_until = float("inf")
+
+    def _rest_no_longer_than_it_helps(self, now: float) -> None:
+        """ECS does not take the protection back: it lapses by itself, and work is waiting."""
+        if now - self._busy_at >= REST_FOR:
+            log.warning("still protected: going on, and resting again in a while")
+            self._resting_until = None
+            self._protected_at = now
 
     def _ask(self, enabled: bool, now: float) -> None:
         self._asked_at = now
@@ -100,7 +109,8 @@ class Protection(threading.Thread):
             answer = self._http.put(self._url, json=wanted, timeout=ANSWER_WITHIN)
             granted = answer.json().get("protection", {}).get("ProtectionEnabled") is enabled
             why = "" if granted else f"HTTP {answer.status_code}"
-        except (requests.RequestException, ValueError, AttributeError) as error:
+        # Whatever it is that answers: JSON of thousands of brackets is a RecursionError.
+        except (requests.RequestException, ValueError, AttributeError, RecursionError) as error:
             granted, why = False, type(error).__name__
         self._say(failing=not granted, why=why)
         if not granted:

@@ -68,6 +68,14 @@ class Held:
     def is_empty(self) -> bool:
         return not self._messages
 
+    @property
+    def is_overdue(self) -> bool:
+        """Whether something is held for longer than it may be: no process of the pool takes it, and
+        none that runs it has been ended by its time limit."""
+        now = time.monotonic()
+        with self._lock:
+            return any(now >= message.hold_until for message in self._messages.values())
+
     def take_all(self) -> list[tuple[str, str]]:
         """Drop everything. Returns (queue URL, receipt handle) of each."""
         with self._lock:

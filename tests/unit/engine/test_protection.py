@@ -94,10 +94,31 @@ def test_under_constant_load_it_rests_until_idle_and_a_while_longer(
     assert not protection.is_resting
 
 
+def test_it_rests_no_longer_than_that_can_help(
+    agent: Agent, held: Held, protection: Protection
+) -> None:
+    """Who is not unprotected cannot be stopped, and messages wait."""
+    hold(held)
+    protection._look(0)
+    protection._look(REST_AFTER)
+    held.drop("h")
+    agent.status, agent.answer = 500, b"{}"
+    protection._look(REST_AFTER + REST_FOR - 1)
+    assert protection.is_resting
+    protection._look(REST_AFTER + REST_FOR)
+    assert not protection.is_resting
+    hold(held)
+    protection._look(2 * REST_AFTER + REST_FOR - 1)
+    assert not protection.is_resting
+    protection._look(2 * REST_AFTER + REST_FOR)
+    assert protection.is_resting
+
+
 @pytest.mark.parametrize(
     ("status", "answer"),
     [
         (500, b"{}"),
+        (200, b"[" * 100_000),
         (400, b'{"error": {"Code": "AccessDeniedException"}}'),
         (200, b'{"failure": {"Reason": "DEPLOYMENT_BLOCKED"}}'),
         (200, b"<html>"),

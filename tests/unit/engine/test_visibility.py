@@ -69,6 +69,17 @@ def test_a_message_is_held_no_longer_than_its_queue_declares(
     assert hidden_until == 1000 + QUEUE.max_hold
 
 
+def test_what_is_held_for_longer_than_its_queue_declares_is_overdue(
+    held: Held, wait: Callable[[float], None]
+) -> None:
+    wait(QUEUE.max_hold - 1)
+    assert not held.is_overdue
+    wait(1)
+    assert held.is_overdue
+    held.drop("h1")
+    assert not held.is_overdue
+
+
 def test_what_was_settled_is_not_extended(held: Held, wait: Callable[[float], None]) -> None:
     wait(10)
     held.drop("h1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable
 
@@ -108,6 +109,46 @@ def test_a_web_that_hangs_does_not(
     assert answer.exit_code == 1
     assert "does not answer" in answer.output
     assert ANSWER_WITHIN < 5  # ECS gives the check as much
+
+
+@pytest.mark.parametrize("stamp", ["NaN", "+Inf", "-Inf", "9e9", "soon", ""])
+def test_what_is_no_time_is_no_progress(
+    process: Process, ask: Callable[[str], Result], stamp: str
+) -> None:
+    process.text = f'okuru_progress_timestamp_seconds{{part="relay"}} {stamp}\n'
+    answer = ask("relay")
+    assert answer.exit_code == 1
+    assert answer.output.startswith("Error: ")
+
+
+def test_what_is_no_http_is_no_answer(
+    ask: Callable[[str], Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        listening_on(server.getsockname()[1], monkeypatch)
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"nonsense\r\n\r\n")
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        told = ask("web")
+        answering.join(10)
+    assert told.exit_code == 1
+    assert "does not answer" in told.output
+
+
+@pytest.mark.parametrize("port", ["http", "99999", "80 80"])
+def test_a_port_that_is_none_is_said(
+    monkeypatch: pytest.MonkeyPatch, ask: Callable[[str], Result], port: str
+) -> None:
+    monkeypatch.setenv("METRICS_PORT", port)
+    told = ask("worker")
+    assert told.exit_code == 1
+    assert "does not answer" in told.output
 
 
 @pytest.mark.parametrize("port", ["", "0"])
