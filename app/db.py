@@ -85,6 +85,9 @@ WORKER = Role("worker", statement=5, lock=3, idle_in_transaction=10, pool=3)
 #: Its transaction is open while SQS answers: ten calls of at most 7 s, eight at a time.
 RELAY = Role("relay", statement=10, lock=3, idle_in_transaction=30, pool=3)
 OPERATOR = Role("operator", statement=60, lock=5, idle_in_transaction=60, pool=5)
+#: A migration may build an index. One that waits for a lock makes everyone behind it wait: it gives
+#: up, and is run again.
+MIGRATOR = Role("migrator", statement=900, lock=4, idle_in_transaction=900, pool=5)
 
 _sessions = sessionmaker(expire_on_commit=False)
 
@@ -122,7 +125,7 @@ def engine_for(database_url: str, role: Role, *, pool_size: int = 0) -> Engine:
         now = time.monotonic()
         if now - pinged.get(connection, -TRUSTED) < TRUSTED and not _hung_up(connection):
             return True
-        with _answering_within(GREETING):
+        with answering_within(GREETING):
             alive = bool(ping(connection))
         pinged[connection] = now
         return alive
@@ -179,7 +182,7 @@ TRUSTED = 0.2
 #: Seconds. A frozen server sends nothing, not even the error of its own statement_timeout, and
 #: libpq would wait for ever. `configure()` sets it above the statement timeout of the role.
 _answer_within = OPERATOR.statement + 2
-_shorter = threading.local()
+_own = threading.local()
 _POLL_EVENTS = {
     extensions.POLL_READ: select.POLLIN,
     extensions.POLL_WRITE: select.POLLOUT,
@@ -188,7 +191,7 @@ _POLL_EVENTS = {
 
 def _wait_with_deadline(connection: Any) -> None:
     """psycopg2's wait callback (its documentation, "Support for coroutine libraries")."""
-    within = getattr(_shorter, "within", _answer_within)
+    within = getattr(_own, "within", None) or _answer_within
     if connection.status == extensions.STATUS_SETUP:
         within = min(within, GREETING)
     deadline = time.monotonic() + within
@@ -207,12 +210,14 @@ def _hung_up(connection: Any) -> bool:
 
 
 @contextmanager
-def _answering_within(seconds: float) -> Iterator[None]:
-    _shorter.within = seconds
+def answering_within(seconds: float) -> Iterator[None]:
+    """Wait so long in this thread, and no longer, for each answer of the database."""
+    before = getattr(_own, "within", None)
+    _own.within = seconds
     try:
         yield
     finally:
-        del _shorter.within
+        _own.within = before
 
 
 # --- migrations ---------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Alembic's environment: one migration at a time, and none that waits long for a lock."""
+"""Alembic's environment: one migration at a time, and none that waits long for a table's lock."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ for _file in sorted(Path(app.__path__[0]).glob("*/models.py")):
 #: Any number, the same for every migrator: two deploys at once take turns.
 MIGRATION_LOCK = 0x6F6B757275  # "okuru"
 
-#: A migration that waits for a lock makes everyone behind it wait: it gives up and is run again.
+#: Those of `db.MIGRATOR`, where somebody else runs the SQL.
 SETTINGS = (
-    "SET lock_timeout = '4s'",
-    "SET statement_timeout = '15min'",
+    f"SET lock_timeout = '{db.MIGRATOR.lock}s'",
+    f"SET statement_timeout = '{db.MIGRATOR.statement}s'",
     "SET search_path = public",
 )
 
@@ -38,11 +38,12 @@ OPTIONS = {
 def migrate() -> None:
     """Change the database, taking turns with other migrators."""
     url = context.config.attributes.get("database_url") or os.environ["DATABASE_URL"]
-    engine = db.engine_for(url, db.OPERATOR)
-    with engine.connect() as connection:
+    engine = db.engine_for(url, db.MIGRATOR)
+    with db.answering_within(db.MIGRATOR.statement + 2), engine.connect() as connection:
+        connection.execute(text("SET lock_timeout = 0"))  # of a turn: nobody waits behind it
+        connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": MIGRATION_LOCK})
         for setting in SETTINGS:
             connection.execute(text(setting))
-        connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": MIGRATION_LOCK})
         connection.commit()  # the lock is the session's and stays
         context.configure(connection=connection, **OPTIONS)
         with context.begin_transaction():

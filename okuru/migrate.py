@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 import alembic.command
 import click
 from alembic.util.exc import CommandError
+from sqlalchemy.orm import Session
 
 from app import db
 from okuru.stack.environment import chosen_by_user
@@ -24,9 +25,18 @@ def migrate() -> None:
 @migrate.command()
 @click.argument("revision", default="head")
 def up(revision: str) -> None:
-    """Upgrade to REVISION, by default the latest."""
+    """Upgrade to REVISION, by default the latest.
+
+    A schema of a later release stays as it is: this code works on it.
+    """
     with _database() as url:
-        db.upgrade(url, revision)
+        try:
+            db.upgrade(url, revision)
+        except CommandError:
+            if revision != "head" or not _is_later(url):
+                raise
+            click.echo("the schema is of a later release, and stays as it is")
+            return
         alembic.command.current(db.alembic_config(url))
 
 
@@ -54,6 +64,12 @@ def check() -> None:
     with _database() as url:
         db.upgrade(url)
         alembic.command.check(db.alembic_config(url))
+
+
+def _is_later(url: str) -> bool:
+    engine = db.engine_for(url, db.OPERATOR)
+    with Session(engine) as session:
+        return db.is_migrated(session)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from alembic.util import CommandError
+from psycopg2 import errorcodes
 from sqlalchemy.orm import Session
 
 from app import db
@@ -51,6 +52,11 @@ def outages_explained() -> Iterator[None]:
     try:
         yield
     except db.OUTAGE_ERRORS as error:
+        if getattr(getattr(error, "orig", None), "pgcode", None) == errorcodes.LOCK_NOT_AVAILABLE:
+            raise StackError(
+                "a table is in use for longer than we make others wait for it: nothing was changed "
+                "by this step; run it again"
+            ) from error
         reason = str(getattr(error, "orig", error)).strip().partition("\n")[0]
         raise StackError(
             f"the database (DATABASE_URL, if it is set) does not answer: {reason}"

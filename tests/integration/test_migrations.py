@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from alembic import command
+from click.testing import CliRunner, Result
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
 from app import db
+from okuru.cli import main
 from tests.factories import attempts, gifts
 from tests.integration.api import eventually
 
@@ -82,13 +84,18 @@ def test_one_step_back_keeps_what_the_older_schema_can_hold(empty_database: str)
         assert connection.execute(text("SELECT send_no FROM send_requests")).scalar_one() == 1
 
 
-def test_migrators_take_turns(empty_database: str) -> None:
-    """Another one is at work: its session holds the lock of migrations/env.py."""
+def test_migrators_take_turns(empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one is at work: its session holds the lock of migrations/env.py.
+
+    For longer than anybody else waits: for a table, and for an answer.
+    """
+    monkeypatch.setattr(db, "_answer_within", 1.0)
     waiting = text(
-        "SELECT EXISTS (SELECT FROM pg_locks JOIN pg_database ON pg_database.oid = database"
-        " WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted)"
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()"
+        " AND wait_event = 'advisory' AND clock_timestamp() - query_start > interval '5 s')"
     )
-    with db.engine_for(empty_database, db.OPERATOR).connect() as other:
+    engine = db.engine_for(empty_database, db.OPERATOR)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
         other.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": 0x6F6B757275})
         migrator = threading.Thread(target=db.upgrade, args=[empty_database])
         migrator.start()
@@ -118,3 +125,40 @@ def test_a_database_knows_whether_it_is_migrated(empty_database: str) -> None:
     with engine.begin() as connection:  # a later one, which this code does not know
         connection.execute(text("UPDATE alembic_version SET version_num = 'ffff'"))
     assert is_migrated()
+
+
+@pytest.fixture
+def migrate(empty_database: str) -> Callable[..., Result]:
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(
+            main, ["migrate", *arguments], env={"DATABASE_URL": empty_database}
+        )
+
+    return run
+
+
+def test_a_schema_of_a_later_release_stays_as_it_is(
+    empty_database: str, migrate: Callable[..., Result]
+) -> None:
+    """A revert is deployed: its migration step must not stop it."""
+    assert migrate("up").exit_code == 0
+    with db.engine_for(empty_database, db.OPERATOR).begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'ffff'"))
+    said = migrate("up")
+    assert said.exit_code == 0, said.output
+    assert "of a later release" in said.output
+    assert migrate("up", "0001").exit_code == 1
+
+
+def test_a_table_in_use_is_said_to_be_in_use(
+    empty_database: str, migrate: Callable[..., Result]
+) -> None:
+    assert migrate("up", "0001").exit_code == 0
+    with db.engine_for(empty_database, db.OPERATOR).connect() as other:
+        tables = "SELECT string_agg(tablename, ', ') FROM pg_tables WHERE schemaname = 'public'"
+        names = other.execute(text(tables)).scalar_one()
+        other.execute(text(f"LOCK TABLE {names} IN ACCESS SHARE MODE"))
+        said = migrate("up")
+    assert said.exit_code == 1
+    assert "a table is in use" in said.output
+    assert migrate("up").exit_code == 0
