@@ -41,7 +41,7 @@ demo: $(READY) ## Send GIFTS gifts through the whole stack, FAILURE_RATE of the 
 	@$(BIN)/okuru demo --gifts $(GIFTS) --failure-rate $(FAILURE_RATE)
 
 drill: $(READY) ## Play a failure and mend it: SCENARIO=worker-down, queue-backlog, db-down, poison, provider-down
-	@$(BIN)/okuru drill $(or $(SCENARIO),$(error which? make drill SCENARIO=worker-down))
+	@$(if $(SCENARIO),,$(error which? make drill SCENARIO=worker-down))$(BIN)/okuru drill "$$SCENARIO"
 
 run: $(READY) ## Run the whole stack on PORT until Ctrl-C
 	@$(BIN)/okuru run
@@ -104,29 +104,34 @@ reset-db: $(READY) ## Delete the local database and queues
 # ENV: dev or prod. TF_STATE_BUCKET: where the state lies. docs/IMPORT_NOTES.md: before the first time.
 # A plan holds what the state holds, a secret included (docs/adr/0018): for its owner, and gone when it is done.
 ENV ?= dev
+export ENV
 # A folder an environment: one that was not initialised fails, and never meets another's state.
 TERRAFORM = TF_DATA_DIR=.terraform/$(ENV) terraform -chdir=terraform
 TF_VARS = -var-file=environments/$(ENV).tfvars
-.PHONY: tf-init tf-plan tf-apply tf-output tf-destroy
+.PHONY: tf-init tf-plan tf-apply tf-output tf-destroy env-is-a-name
 
-tf-init: has-terraform ## Connect terraform/ to the state of ENV in TF_STATE_BUCKET
+# `./prod` would be prod by another name.
+env-is-a-name:
+	@case "$$ENV" in "" | *[!a-z0-9-]*) echo "ENV is the name of an environment: dev, or prod"; exit 1;; esac
+
+tf-init: env-is-a-name has-terraform ## Connect terraform/ to the state of ENV in TF_STATE_BUCKET
 	@test -f terraform/environments/$(ENV).tfvars || { echo "No terraform/environments/$(ENV).tfvars: copy the .example beside it (ENV is dev or prod)"; exit 1; }
 	$(TERRAFORM) init -reconfigure -backend-config=key=okuru/$(ENV).tfstate \
 		-backend-config=bucket=$(or $(TF_STATE_BUCKET),$(error the bucket of the states: make tf-init TF_STATE_BUCKET=name))
 
-tf-plan: has-terraform ## Say what would change in ENV, and keep it for tf-apply
+tf-plan: env-is-a-name has-terraform ## Say what would change in ENV, and keep it for tf-apply
 	@test -d terraform/.terraform/$(ENV) || { echo "First: make tf-init ENV=$(ENV) TF_STATE_BUCKET=name"; exit 1; }
 	@rm -f terraform/$(ENV).tfplan
 	umask 077 && $(TERRAFORM) plan $(TF_VARS) -out=$(ENV).tfplan
 
-tf-apply: has-terraform ## Do what the last tf-plan of ENV has said
+tf-apply: env-is-a-name has-terraform ## Do what the last tf-plan of ENV has said
 	$(TERRAFORM) apply $(ENV).tfplan
 	@rm -f terraform/$(ENV).tfplan
 
-tf-output: has-terraform ## Show what ENV's outputs are: addresses, what GitHub needs, an operator's commands
+tf-output: env-is-a-name has-terraform ## Show what ENV's outputs are: addresses, what GitHub needs, an operator's commands
 	@$(TERRAFORM) output $(ARGS)
 
-tf-destroy: has-terraform ## Take all of ENV away (Terraform asks first); never prod
+tf-destroy: env-is-a-name has-terraform ## Take all of ENV away (Terraform asks first); never prod
 	@test "$(ENV)" != prod || { echo "prod is not destroyed by a command: docs/IMPORT_NOTES.md"; exit 1; }
 	$(TERRAFORM) destroy $(TF_VARS)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -88,8 +89,13 @@ class Signals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stats.kill()
-        self._stats.wait()
+        # As Ctrl-C: it tidies up behind itself.
+        self._stats.send_signal(signal.SIGINT)
+        try:
+            self._stats.wait(5)
+        except subprocess.TimeoutExpired:
+            self._stats.kill()
+            self._stats.wait()
 
     def conditions(self) -> list[Condition]:
         """Every monitor that can be judged here, now."""

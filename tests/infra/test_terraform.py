@@ -145,15 +145,21 @@ def test_a_plan_is_for_its_owner_and_gone_when_it_is_done(
 
 
 def test_who_has_missed_a_step_is_told_which(
-    make: Callable[..., subprocess.CompletedProcess[str]],
+    make: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     nowhere = make("tf-init", "ENV=nowhere", "TF_STATE_BUCKET=states")
     assert nowhere.returncode != 0
     assert "No terraform/environments/nowhere.tfvars: copy the .example" in nowhere.stdout
 
+    for odd in ("./prod", "prod/../prod", "prod ", "dev;echo ran", ""):
+        refused = make("tf-destroy", f"ENV={odd}")
+        assert refused.returncode != 0
+        assert refused.stdout == "ENV is the name of an environment: dev, or prod\n"
+
     nothing = make("tf-plan", "SHELL=/bin/sh", "PATH=/nothing")
     assert nothing.returncode != 0
     assert "This needs terraform, which is not installed" in nothing.stdout
+    assert not (tmp_path / "asked").exists()
 
 
 def test_an_environment_never_meets_the_state_of_another(
