@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import requests
@@ -23,6 +24,13 @@ from tests.infra.terraform import State, Terraform
 LINTERS = Path(sys.prefix) / "emulators" / "infra" / "bin"
 
 
+def absent(what: str) -> NoReturn:
+    """Skip, with the reason; or fail, where somebody has said that nothing may be absent."""
+    if os.environ.get("INFRA_TOOLS") == "required":
+        pytest.fail(what)
+    pytest.skip(what)
+
+
 @pytest.fixture(scope="session")
 def tool() -> Callable[[str], str]:
     """Where a program is; skips the test if it is nowhere."""
@@ -30,7 +38,7 @@ def tool() -> Callable[[str], str]:
     def find(name: str) -> str:
         path = shutil.which(name, path=os.pathsep.join([str(LINTERS), os.environ["PATH"]]))
         if path is None:
-            pytest.skip(f"{name} is not installed (make infra-test installs the linters)")
+            absent(f"{name} is not installed (make infra-test installs the linters)")
         return path
 
     return find
@@ -70,7 +78,7 @@ def terraform(tool: Callable[[str], str], tmp_path_factory: pytest.TempPathFacto
     made = Terraform(tool("terraform"), tmp_path_factory.mktemp("terraform"))
     done = made.init("-lockfile=readonly")
     if done.returncode and not os.environ.get("TF_PLUGIN_DIR"):
-        pytest.skip(
+        absent(
             "Terraform's provider cannot be fetched (TF_PLUGIN_DIR names a mirror of it): "
             + " ".join(done.stderr.split())[:200]
         )

@@ -128,7 +128,9 @@ def test_what_a_machine_runs_is_everything() -> None:
 
 
 def test_ci_tests_and_audits_and_builds() -> None:
-    jobs = load(FOLDER / "ci.yml")["jobs"]
+    workflow = load(FOLDER / "ci.yml")
+    assert workflow[ON] == {"pull_request": None, "push": {"branches": ["main"]}}
+    jobs = workflow["jobs"]
     assert list(jobs) == ["test", "audit", "image"]
     assert not [job for job in jobs.values() if "if" in job]
     assert not [step for step in steps(FOLDER / "ci.yml") if "if" in step]
@@ -136,6 +138,8 @@ def test_ci_tests_and_audits_and_builds() -> None:
 
     test = jobs["test"]
     assert runs(test) == [".ci/run", ".venv/bin/coverage xml"]
+    assert test["env"] == {"INFRA_TOOLS": "required"}
+    assert "hashicorp/setup-terraform" in names(test)
     assert test["steps"][-1]["with"]["path"] == "coverage.xml"
     oldest = re.search(
         r'^requires-python = ">=([\d.]+)"', (ROOT / "pyproject.toml").read_text(), re.M
@@ -180,7 +184,11 @@ def test_a_deploy_is_of_a_push_to_main_that_has_passed() -> None:
     assert "if" not in deploy
     assert build["steps"][0]["with"]["ref"] == "${{ github.event.workflow_run.head_sha }}"
     assert workflow["env"]["COMMIT"] == build["steps"][0]["with"]["ref"]
-    assert deploy["concurrency"]["cancel-in-progress"] is False
+    # One at a time in an environment, and none is cut off: it may be migrating, or going back.
+    one = {"group": "deploy-${{ matrix.environment }}", "cancel-in-progress": False}
+    assert deploy["concurrency"] == one
+    back = {"group": "rollback-${{ inputs.environment }}", "cancel-in-progress": False}
+    assert load(FOLDER / "rollback.yml")["concurrency"] == back
     assert deploy["strategy"] == {"max-parallel": 1, "matrix": {"environment": ["dev", "prod"]}}
 
 
@@ -204,6 +212,7 @@ def test_nothing_is_pushed_that_was_not_scanned() -> None:
     for step in (step for path in WORKFLOWS for step in steps(path)):
         if "trivy" in step.get("uses", ""):
             assert step["with"]["exit-code"] == "1"
+            assert step["with"]["severity"] == "CRITICAL"
 
 
 def test_who_deploys_has_the_time_to_go_back(prod: State) -> None:

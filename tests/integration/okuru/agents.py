@@ -34,6 +34,8 @@ class Agents:
         self.stuck: set[str] = set()
         self.short: set[str] = set()
         """Services of whose tasks one does not come, whatever is said of the rollout."""
+        self.failed: set[str] = set()
+        """Services whose rollout ECS calls failed, and does not take back."""
         self.draining: set[str] = set()
         """Services whose old tasks never end."""
         self.updates: list[tuple[str, str]] = []
@@ -82,6 +84,8 @@ class Agents:
         elif self._looks[name] < 4 or name in self.stuck:
             primary["rolloutState"] = "IN_PROGRESS"
             service["deployments"] = [primary, {**primary, "status": "ACTIVE"}]
+        elif name in self.failed:
+            primary["rolloutState"] = "FAILED"
         elif name in self.short:
             service["runningCount"] -= 1
         elif name in self.draining:

@@ -147,6 +147,14 @@ def test_time_that_is_over_takes_them_back(ecs: Agents, lags: str) -> None:
     assert result.exit_code == 1
     assert "not stable in time" in result.stderr
     assert ecs.running() == everywhere(OLD)
+    assert answer(result)["outcome"] == "rolled-back"  # which has as much time again
+
+
+def test_a_rollout_that_has_failed_takes_all_others_back(ecs: Agents) -> None:
+    ecs.failed = {"okuru-dev-beat"}
+    result = deploy()
+    assert "beat does not become stable: ECS has given it up" in result.stderr
+    assert ecs.running() == everywhere(OLD)
 
 
 def test_a_cancelled_deploy_takes_them_back(ecs: Agents) -> None:
@@ -232,6 +240,33 @@ def test_a_rollback_that_is_told_to_stop_tells_every_service_first(ecs: Agents) 
     ecs.before["okuru-dev-relay"] = lambda: os.kill(os.getpid(), signal.SIGINT)
     assert okuru("rollback").exit_code == 1
     assert ecs.running() == everywhere(OLD)
+
+
+def test_a_migration_that_ecs_cannot_place_is_said_to_be_none(
+    ecs: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = {"tasks": [], "failures": [{"reason": "RESOURCE:CPU"}]}
+    monkeypatch.setattr(ecs, "run_task", lambda **_: answered)
+    result = deploy()
+    assert "`okuru migrate up` was not started: RESOURCE:CPU" in result.stderr
+    assert ecs.updates == []
+
+
+def test_a_migration_that_does_not_end_is_named(
+    ecs: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ecs, "describe_tasks", lambda **_: {"tasks": [{"lastStatus": "RUNNING"}]})
+    result = deploy("--timeout", "0.5")
+    assert "has not ended in time. No service has changed" in result.stderr
+    assert "may still run in it" in result.stderr
+
+
+def test_who_has_its_logs_elsewhere_is_told_what_to_look_for(ecs: Agents) -> None:
+    before = ecs.definition("okuru-dev-web:1")["containerDefinitions"]
+    before[0]["logConfiguration"] = {"logDriver": "awsfirelens", "options": {"Name": "datadog"}}
+    define(ecs, "web", containerDefinitions=before)
+    ecs.exit_code = 1
+    assert "look for the task" in deploy().stderr
 
 
 def test_a_migration_that_ecs_does_not_know_at_first_is_waited_for(
@@ -387,6 +422,9 @@ def test_the_task_of_the_operators_has_the_same_image(ecs: Agents) -> None:
 # --- the API, asked at the end ------------------------------------------------------------------
 
 
+#: As it is outside of these tests.
+patient = command.smoke
+ASKED = ["/healthz", "/readyz", "/openapi.json"]
 DOCUMENT = '{"openapi": "3.1.0", "paths": {}}'
 
 
@@ -396,8 +434,8 @@ def api(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     smoke = command.smoke
     monkeypatch.setattr(command, "smoke", lambda url: smoke(url, patience=0, every=0))
 
-    def serve(*, ready: int = 200, document: str = DOCUMENT) -> str:
-        httpserver.expect_request("/healthz").respond_with_json({})
+    def serve(*, healthy: int = 200, ready: int = 200, document: str = DOCUMENT) -> str:
+        httpserver.expect_request("/healthz").respond_with_json({}, healthy)
         httpserver.expect_request("/readyz").respond_with_json(
             {}, ready, headers={"Location": httpserver.url_for("/healthz")}
         )
@@ -411,6 +449,24 @@ def test_an_api_that_is_well_ends_the_deploy(ecs: Agents, api: Callable[..., str
     result = deploy("--url", api())
     assert result.exit_code == 0, result.stderr
     assert "healthy and ready" in result.stderr
+
+
+def test_an_api_that_is_not_well_yet_is_asked_again(
+    ecs: Agents, api: Callable[..., str], httpserver: HTTPServer
+) -> None:
+    for path in ("/healthz", "/readyz"):
+        httpserver.expect_oneshot_request(path).respond_with_json({}, 503)
+    patient(api() + "/", patience=20, every=0.01)
+    asked = [request.path for request, _ in httpserver.log]
+    assert asked == ["/healthz", "/healthz", "/readyz", *ASKED]
+
+
+def test_an_api_that_is_not_alive_takes_everything_back(
+    ecs: Agents, api: Callable[..., str]
+) -> None:
+    result = deploy("--url", api(healthy=500))
+    assert "/healthz answered 500" in result.stderr
+    assert ecs.running() == everywhere(OLD)
 
 
 @pytest.mark.parametrize("status", [503, 302])
