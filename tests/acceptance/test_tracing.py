@@ -172,7 +172,7 @@ def test_a_stranger_decides_neither_what_is_kept_nor_under_which_id(
         {"traceparent": f"00-{theirs}-b7ad6b7169203331-00", "tracestate": "dd=s:-1;o:evil"},
         {"traceparent": "ff-ZZZ" + "Z" * 4000},
     ):
-        answer = client.request("GET", "/gifts?limit=1&cursor=&x=SECRETQUERY", headers=headers)
+        answer = client.request("GET", "/gifts?limit=1&cursor=&x=MARYLOU", headers=headers)
         assert answer.status_code in (200, 400)
 
     def requests_of_theirs() -> list[dict[str, Any]]:
@@ -183,7 +183,7 @@ def test_a_stranger_decides_neither_what_is_kept_nor_under_which_id(
         assert span["trace_id"] != int(theirs[-16:], 16)
         assert span["metrics"].get("_sampling_priority_v1", 1) >= 1
     told = json.dumps(agent.spans()) + traced.home.log_path("web").read_text()
-    for words in ("evil", "SECRETQUERY", "ZZZ"):
+    for words in ("evil", "MARYLOU", "ZZZ"):
         assert words not in told
 
 

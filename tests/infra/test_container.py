@@ -64,6 +64,19 @@ def test_the_image_runs_as_nobody_in_particular_and_holds_no_secret() -> None:
     assert not any("DATABASE" in line for stage in stages() for _, line in stage.instructions)
 
 
+def test_the_image_finds_its_programs_and_says_its_version() -> None:
+    (environment,) = IMAGE.all("ENV")
+    assert dict(pair.split("=", 1) for pair in environment.split()) == {
+        "PATH": "/opt/okuru/bin:$PATH",
+        "PYTHONPATH": "/srv/okuru",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "DD_VERSION": "${VERSION}",
+    }
+    assert IMAGE.all("EXPOSE") == ["8080"]
+    assert "pip uninstall --yes pip" in IMAGE.all("RUN")[0]  # nobody installs more
+    assert "compileall" in BUILD.all("RUN")[-1]  # a read-only image keeps no bytecode
+
+
 def test_the_last_layer_has_what_the_build_made_and_nothing_of_the_context() -> None:
     assert IMAGE.all("COPY") == [
         "--from=build /opt/okuru /opt/okuru",

@@ -172,7 +172,9 @@ def test_an_environment_never_meets_the_state_of_another(
     (init, destroy) = (tmp_path / "asked").read_text().splitlines()
     assert init.startswith(f".terraform/{NOWHERE} ")
     assert f"key=okuru/{NOWHERE}.tfstate" in init
+    assert " -reconfigure " in init
     assert destroy.startswith(".terraform/dev ")
+    assert "-auto-approve" not in destroy  # Terraform asks
     assert refused.returncode != 0
     assert "prod is not destroyed by a command" in refused.stdout
 

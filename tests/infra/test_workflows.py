@@ -127,6 +127,13 @@ def test_what_a_machine_runs_is_everything() -> None:
     assert "set -euo pipefail" in lines
 
 
+@pytest.mark.parametrize("target", ["test", "infra-test", "test-coverage"])
+def test_the_linters_are_there_before_the_tests_that_need_them(target: str) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    (needs,) = re.findall(rf"^{target}: (.*?) *##", makefile, re.M)
+    assert needs.split() == ["$(READY)", "$(INFRA_READY)"]
+
+
 def test_ci_tests_and_audits_and_builds() -> None:
     workflow = load(FOLDER / "ci.yml")
     assert workflow[ON] == {"pull_request": None, "push": {"branches": ["main"]}}

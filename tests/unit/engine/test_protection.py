@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 from collections.abc import Iterator
 
@@ -148,6 +149,40 @@ def test_what_is_not_granted_is_asked_again_and_said_once(
     assert len(said) == 2
     assert "does not take" in said[0]
     assert "again" in said[1]
+
+
+def test_work_that_comes_while_protection_is_given_up_does_not_wait(
+    held: Held, protection: Protection
+) -> None:
+    hold(held)
+    protection._look(0)
+    protection._ask(False, LINGER)  # it looked idle
+    assert protection._wake.is_set()
+
+
+def test_no_proxy_is_asked_for_what_is_on_this_host(
+    agent: Agent, held: Held, protection: Protection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    hold(held)
+    protection._look(0)
+    assert agent.wishes == [True]
+
+
+def test_an_agent_that_never_answers_is_asked_again(
+    held: Held, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tasks.engine.protection.ANSWER_WITHIN", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        protection = Protection(held, uri, JOBS.max_hold)
+        hold(held)
+        protection._look(0)
+    assert "ReadTimeout" in caplog.text
+    assert protection._protected_at is None
 
 
 def test_work_that_comes_to_an_idle_worker_does_not_wait_for_the_next_look(

@@ -141,6 +141,20 @@ def test_what_is_no_http_is_no_answer(
     assert "does not answer" in told.output
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "localhost", None])
+def test_it_asks_this_container_where_the_process_listens_by_default(
+    monkeypatch: pytest.MonkeyPatch, host: str | None
+) -> None:
+    for name in ("HOST", "PORT"):
+        monkeypatch.delenv(name, raising=False)
+    if host:
+        monkeypatch.setenv("HOST", host)
+    asked: list[str] = []
+    monkeypatch.setattr("okuru.health._get", asked.append)
+    assert CliRunner().invoke(health, ["web"]).exit_code == 0
+    assert asked == ["http://127.0.0.1:8080/healthz"]
+
+
 @pytest.mark.parametrize("port", ["http", "99999", "80 80"])
 def test_a_port_that_is_none_is_said(
     monkeypatch: pytest.MonkeyPatch, ask: Callable[[str], Result], port: str
