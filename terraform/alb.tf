@@ -1,7 +1,27 @@
 # The only thing that the internet can reach.
 
 locals {
-  web_port = 8080
+  # {process: how the load balancer calls it}. Who is here listens, has a target group, and is let through to; nobody else is.
+  # `health`: of the process alone. An outage of the database must not stop every task.
+  # `rule`: which paths are its, { priority, paths }; null: those of no other rule. One process has null.
+  listening = {
+    web = { port = 8080, health = "/healthz", rule = null }
+  }
+  by_default = one([for process, listens in local.listening : process if listens.rule == null])
+  by_rule    = { for process, listens in local.listening : process => listens.rule if listens.rule != null }
+
+  # {process: what the load balancer forwards to it}. By way of the listener: a target group takes tasks only once something
+  # forwards to it.
+  targets = {
+    for process, listens in local.listening : process => {
+      arn = (
+        listens.rule == null
+        ? aws_lb_listener.https.default_action[0].target_group_arn
+        : aws_lb_listener_rule.path[process].action[0].target_group_arn
+      )
+      port = listens.port
+    }
+  }
 }
 
 resource "aws_lb" "api" {
@@ -17,18 +37,20 @@ resource "aws_lb" "api" {
   idle_timeout               = 60 # below gunicorn's keepalive of 75: it never meets a closed connection
 }
 
-resource "aws_lb_target_group" "web" {
-  name        = "${local.name}-web"
+resource "aws_lb_target_group" "process" {
+  for_each = local.listening
+
+  name        = "${local.name}-${each.key}"
   vpc_id      = aws_vpc.main.id
   target_type = "ip"
   protocol    = "HTTP" # inside the VPC; TLS ends here
-  port        = local.web_port
+  port        = each.value.port
 
   # A request takes at most some 20 seconds; then the task gets its TERM.
   deregistration_delay = 30
 
   health_check {
-    path                = "/healthz" # of the process alone: an outage of the database must not stop every task
+    path                = each.value.health
     matcher             = "200"
     interval            = 10
     timeout             = 5
@@ -46,7 +68,7 @@ resource "aws_lb_listener" "https" {
 
   default_action {
     type             = "forward"
-    target_group_arn = aws_lb_target_group.web.arn
+    target_group_arn = aws_lb_target_group.process[local.by_default].arn
   }
 }
 
@@ -69,6 +91,24 @@ resource "aws_lb_listener_rule" "no_metrics" {
       content_type = "application/json"
       message_body = jsonencode({ error = { code = "NOT_FOUND", message = "not found", details = {} } })
     }
+  }
+}
+
+resource "aws_lb_listener_rule" "path" {
+  for_each = local.by_rule
+
+  listener_arn = aws_lb_listener.https.arn
+  priority     = each.value.priority
+
+  condition {
+    path_pattern {
+      values = each.value.paths
+    }
+  }
+
+  action {
+    type             = "forward"
+    target_group_arn = aws_lb_target_group.process[each.key].arn
   }
 }
 
@@ -108,19 +148,40 @@ resource "aws_vpc_security_group_ingress_rule" "everyone" {
 }
 
 resource "aws_vpc_security_group_egress_rule" "load_balancer" {
+  for_each = local.listening
+
   security_group_id            = aws_security_group.load_balancer.id
-  referenced_security_group_id = module.service["web"].security_group_id
-  description                  = "The API"
+  referenced_security_group_id = module.service[each.key].security_group_id
+  description                  = each.key
   ip_protocol                  = "tcp"
-  from_port                    = local.web_port
-  to_port                      = local.web_port
+  from_port                    = each.value.port
+  to_port                      = each.value.port
 }
 
-resource "aws_vpc_security_group_ingress_rule" "web" {
-  security_group_id            = module.service["web"].security_group_id
+resource "aws_vpc_security_group_ingress_rule" "process" {
+  for_each = local.listening
+
+  security_group_id            = module.service[each.key].security_group_id
   referenced_security_group_id = aws_security_group.load_balancer.id
   description                  = "The load balancer"
   ip_protocol                  = "tcp"
-  from_port                    = local.web_port
-  to_port                      = local.web_port
+  from_port                    = each.value.port
+  to_port                      = each.value.port
+}
+
+# What there was when the API alone listened: in a state of that time it has these names.
+
+moved {
+  from = aws_lb_target_group.web
+  to   = aws_lb_target_group.process["web"]
+}
+
+moved {
+  from = aws_vpc_security_group_egress_rule.load_balancer
+  to   = aws_vpc_security_group_egress_rule.load_balancer["web"]
+}
+
+moved {
+  from = aws_vpc_security_group_ingress_rule.web
+  to   = aws_vpc_security_group_ingress_rule.process["web"]
 }

@@ -28,6 +28,17 @@ locals {
     worker = { wait = 60, seconds = 2, alarm = 300 }
     jobs   = { wait = 300, seconds = 30, alarm = 900 }
   }
+  # {process: {metric of AWS: its target for each task}} of those that have no queue.
+  #
+  # The API: by requests, which lead, and by CPU, which catches what requests do not tell.
+  #
+  #   requests   an accept costs 2 ms of CPU (docs/performance.md), and a task has half a core: 250 a second at the very
+  #              most. 100 a second, 6,000 a minute, use 40 % of it: room for what a minute may bring.
+  #   CPU 70 %   leaves a third for the minute in which the next task starts.
+  tracked = {
+    web = { ALBRequestCountPerTarget = 6000, ECSServiceAverageCPUUtilization = 70 }
+  }
+
   backlog_per_task = { for process, plan in local.plan : process => plan.wait * local.pool_processes / plan.seconds }
 }
 
@@ -117,22 +128,18 @@ resource "aws_appautoscaling_policy" "backlog" {
   }
 }
 
-# The API: by requests, which lead, and by CPU, which catches what requests do not tell.
-#
-#   requests   an accept costs 2 ms of CPU (docs/performance.md), and a task has half a core: 250 a second at the very
-#              most. 100 a second, 6,000 a minute, use 40 % of it: room for what a minute may bring.
-#   CPU 70 %   leaves a third for the minute in which the next task starts.
-resource "aws_appautoscaling_policy" "web" {
-  for_each = {
-    ALBRequestCountPerTarget        = { target = 6000, label = "${aws_lb.api.arn_suffix}/${aws_lb_target_group.web.arn_suffix}" }
-    ECSServiceAverageCPUUtilization = { target = 70, label = null }
-  }
+resource "aws_appautoscaling_policy" "tracked" {
+  for_each = merge([
+    for process, targets in local.tracked : {
+      for metric, target in targets : "${process}-${metric}" => { process = process, metric = metric, target = target }
+    }
+  ]...)
 
-  name               = each.key
+  name               = each.value.metric
   policy_type        = "TargetTrackingScaling"
-  service_namespace  = aws_appautoscaling_target.service["web"].service_namespace
-  scalable_dimension = aws_appautoscaling_target.service["web"].scalable_dimension
-  resource_id        = aws_appautoscaling_target.service["web"].resource_id
+  service_namespace  = aws_appautoscaling_target.service[each.value.process].service_namespace
+  scalable_dimension = aws_appautoscaling_target.service[each.value.process].scalable_dimension
+  resource_id        = aws_appautoscaling_target.service[each.value.process].resource_id
 
   target_tracking_scaling_policy_configuration {
     target_value       = each.value.target
@@ -140,8 +147,21 @@ resource "aws_appautoscaling_policy" "web" {
     scale_in_cooldown  = 300
 
     predefined_metric_specification {
-      predefined_metric_type = each.key
-      resource_label         = each.value.label
+      predefined_metric_type = each.value.metric
+      # Requests are counted by target group.
+      resource_label = each.value.metric != "ALBRequestCountPerTarget" ? null : join("/", [
+        aws_lb.api.arn_suffix, aws_lb_target_group.process[each.value.process].arn_suffix,
+      ])
     }
   }
+}
+
+moved {
+  from = aws_appautoscaling_policy.web["ALBRequestCountPerTarget"]
+  to   = aws_appautoscaling_policy.tracked["web-ALBRequestCountPerTarget"]
+}
+
+moved {
+  from = aws_appautoscaling_policy.web["ECSServiceAverageCPUUtilization"]
+  to   = aws_appautoscaling_policy.tracked["web-ECSServiceAverageCPUUtilization"]
 }

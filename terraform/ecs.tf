@@ -26,8 +26,16 @@ resource "aws_ecs_cluster" "main" {
       error_message = "The Procfile has ${join(", ", keys(local.procfile))}: each needs its size in `processes` (ecs.tf), and nothing else has one."
     }
     precondition {
-      condition     = length(setsubtract(keys(local.groups), keys(local.processes))) == 0
-      error_message = "Every queue's group (tasks/engine/queues.json) is a process of the Procfile, which consumes it."
+      condition     = length(setsubtract(keys(local.groups), keys(local.processes))) == 0 && toset(keys(local.groups)) == toset(keys(local.plan))
+      error_message = "Every queue's group (tasks/engine/queues.json) is a process of the Procfile, which consumes it, with a `plan` (autoscaling.tf)."
+    }
+    precondition {
+      condition     = length(setsubtract(keys(local.listening), keys(local.processes))) == 0
+      error_message = "What the load balancer calls (`listening`, alb.tf) is a process of the Procfile."
+    }
+    precondition {
+      condition     = toset(keys(local.scaled)) == toset(concat(keys(local.groups), keys(local.tracked)))
+      error_message = "Who has another `max` than `min` (ecs.tf) needs something to be scaled by, and nobody else does: a plan, as a queue's group, or a target in `tracked` (autoscaling.tf)."
     }
   }
 }
@@ -86,16 +94,10 @@ locals {
   }
   sender = local.queues["gifts"].group
 
-  # {process: what the load balancer forwards to it}. By way of the listener: a target group takes tasks only once something
-  # forwards to it.
-  targets = {
-    web = { arn = aws_lb_listener.https.default_action[0].target_group_arn, port = local.web_port }
-  }
-
   # {process: what it has beside `environment`}
   own_environment = {
     # It refuses what only a simulation can do, so it has to know of a real provider; where that is, is not its business.
-    web            = merge({ HOST = "0.0.0.0" }, var.sender_url == null ? {} : { SENDER = "webhook" })
+    web            = var.sender_url == null ? {} : { SENDER = "webhook" }
     (local.sender) = var.sender_url == null ? {} : { SENDER = "webhook", SENDER_URL = var.sender_url }
   }
 }
@@ -118,9 +120,13 @@ module "service" {
   desired_count = local.capacity[each.key].min
   target_group  = try(local.targets[each.key], null)
 
-  environment = merge(local.environment, try(local.own_environment[each.key], {}))
-  secrets     = { for variable, secret in local.secret_grants[each.key] : variable => aws_secretsmanager_secret.secret[secret].arn }
-  statements  = local.statements[each.key]
+  environment = merge(
+    local.environment,
+    contains(keys(local.targets), each.key) ? { HOST = "0.0.0.0", PORT = tostring(local.listening[each.key].port) } : {},
+    try(local.own_environment[each.key], {}),
+  )
+  secrets    = { for variable, secret in local.secret_grants[each.key] : variable => aws_secretsmanager_secret.secret[secret].arn }
+  statements = local.statements[each.key]
   log_group = {
     name = aws_cloudwatch_log_group.process[each.key].name
     arn  = aws_cloudwatch_log_group.process[each.key].arn

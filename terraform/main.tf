@@ -48,7 +48,7 @@ locals {
   partition   = data.aws_partition.current.partition
   secret_path = "okuru/${var.environment}"
 
-  # {process: command line}, by the rule of okuru/stack/procfile.py.
+  # {process: command line}, by the rule of okuru/procfile.py.
   procfile = {
     for process in regexall("(?m)^([A-Za-z0-9_-]+):(.+)$", file("${path.module}/../Procfile")) :
     process[0] => trimspace(process[1])

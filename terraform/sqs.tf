@@ -7,7 +7,8 @@ module "messaging" {
   queues           = local.queues
   kms_key_arn      = one(aws_kms_key.queues[*].arn)
   alarm_topic_arns = local.alarm_topics
-  oldest_seconds   = { for queue, entry in local.queues : queue => local.plan[entry.group].alarm }
+  # Without `if`, a group that is forgotten would be an invalid index here, before ecs.tf can say what is missing.
+  oldest_seconds = { for queue, entry in local.queues : queue => local.plan[entry.group].alarm if can(local.plan[entry.group]) }
 }
 
 # In production a key of our own: who may read messages is then said twice, by queue and by key, and every use is in

@@ -46,6 +46,18 @@ class State:
     def of(self, *types: str) -> list[Resource]:
         return [each for each in self.resources if each.type in types]
 
+    def at(self, address: str) -> dict[str, Any]:
+        """The values of one resource."""
+        return next(each.values for each in self.resources if each.address == address)
+
+    def below(self, address: str) -> dict[str, dict[str, Any]]:
+        """{index: values} of a resource that there may be any number of."""
+        return {
+            each.index: each.values
+            for each in self.resources
+            if each.address == address or each.address.startswith(f"{address}[")
+        }
+
     def containers(self) -> dict[str, list[dict[str, Any]]]:
         """{process: what runs in its task}."""
         return {

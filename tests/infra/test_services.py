@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import make_url
@@ -17,7 +15,7 @@ from sqlalchemy.engine import make_url
 from app import config
 from okuru import procfile
 from tasks.engine.catalogue import Catalogue
-from tests.infra.terraform import OPERATOR, PROJECT, ROOT, State, Terraform
+from tests.infra.terraform import OPERATOR, PROJECT, ROOT, State
 from tests.unit.test_messages import ENVIRONMENT, declared
 
 PROCFILE = procfile.read()
@@ -30,23 +28,6 @@ CATALOGUE = Catalogue.load("")
 def test_one_service_a_process_of_the_procfile(state: State) -> None:
     assert {each.index for each in state.of("aws_ecs_service")} == set(PROCFILE)
     assert set(state.containers()) == {*PROCFILE, OPERATOR}
-
-
-def test_a_process_that_nobody_has_thought_of_is_refused(
-    terraform: Terraform, tmp_path: Path
-) -> None:
-    """By its name, whatever that consists of: it would have neither size nor service."""
-    (tmp_path / "tasks" / "engine").mkdir(parents=True)
-    shutil.copy(PROJECT / "tasks" / "engine" / "queues.json", tmp_path / "tasks" / "engine")
-    shutil.copytree(ROOT, tmp_path / "terraform")
-    procfile_text = (PROJECT / "Procfile").read_text()
-    (tmp_path / "Procfile").write_text(f"{procfile_text}hub-2: okuru hub\n")
-
-    copy = terraform.at(tmp_path / "terraform")
-    tested = copy.test("dev")
-
-    assert tested.runs["dev"] == "error"
-    assert "The Procfile has beat, hub-2, jobs" in tested.said
 
 
 def test_each_runs_the_line_of_the_procfile(state: State) -> None:
@@ -99,17 +80,6 @@ def test_each_asks_for_its_own_health(state: State) -> None:
     assert {process: command[3:] for process, command in asked.items()} == {
         process: [process] for process in PROCFILE
     }
-
-
-def test_only_the_web_listens_for_others(state: State) -> None:
-    for process in PROCFILE:
-        container = state.process_container(process)
-        host = state.variables(process).get("HOST")
-
-        assert (host == "0.0.0.0") == (process == "web")
-        assert [each["containerPort"] for each in container["portMappings"]] == (
-            [8080] if process == "web" else []
-        )
 
 
 def test_every_variable_is_one_that_the_code_reads(state: State) -> None:

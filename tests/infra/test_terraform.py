@@ -214,9 +214,10 @@ def test_who_may_reach_what(state: State) -> None:
     tasks = {each: f"{name}-{each}" for each in state.containers()}
     consumers = {queue.group for queue in CATALOGUE}
     private = {f"{name}-endpoints"} & set(groups.values())
+    listening = state.below("aws_lb_target_group.process")
 
     assert allowed == {
-        (f"{name}-alb", f"{name}-web", 8080),
+        *((f"{name}-alb", tasks[each], group["port"]) for each, group in listening.items()),
         # Beat only asks for sweeps.
         *((task, f"{name}-database", 5432) for each, task in tasks.items() if each != "beat"),
         # `celery control`: who is asked, and who asks.
@@ -245,7 +246,11 @@ def test_every_way_out_leads_where_somebody_lets_one_in(state: State) -> None:
         for rule in pairs("ingress", "referenced_security_group_id", "security_group_id")
         if rule[1] not in endpoints  # by the rule for TLS, below
     }
-    assert {port for _, _, port in out} == {8080, 5432, 6379}
+    assert {port for _, _, port in out} == {
+        5432,
+        6379,
+        *(each.values["port"] for each in state.of("aws_lb_target_group")),
+    }
 
 
 def test_a_task_may_call_anybody_by_tls_and_nobody_else_may(state: State) -> None:
@@ -354,7 +359,7 @@ def test_the_load_balancer_never_meets_a_closed_connection(state: State) -> None
 
 
 def test_a_request_ends_before_its_task_does(state: State) -> None:
-    (target,) = (each.values for each in state.of("aws_lb_target_group"))
+    target = state.below("aws_lb_target_group.process")["web"]
     longest = READ_WITHIN + ANSWER_WITHIN
 
     assert longest <= _of_gunicorn("graceful_timeout") < _of_gunicorn("timeout")
