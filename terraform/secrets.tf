@@ -15,6 +15,11 @@ locals {
     var.datadog_enabled ? { datadog-api-key = "DD_API_KEY of agents and log routers" } : {},
   )
 
+  # {what: the secret that keeps its password}, of those that Terraform asks for.
+  passwords = { database = "database-password", cache = "cache-token" }
+
+  cache_url = "rediss://:${data.aws_secretsmanager_secret_version.cache_token.secret_string}@${aws_elasticache_replication_group.valkey.primary_endpoint_address}:6379/0"
+
   # {process: {environment variable: its secret}}: what its container gets, and all that its execution role may read.
   secret_grants = {
     for process in keys(local.tasks) : process => merge(
@@ -36,10 +41,9 @@ resource "aws_secretsmanager_secret" "secret" {
   recovery_window_in_days = local.production ? 30 : 0
 }
 
-# {what: a password of Terraform's asking}
 module "password" {
   source    = "./modules/password"
-  for_each  = { database = "database-password", cache = "cache-token" }
+  for_each  = local.passwords
   providers = { aws = aws.passwords }
 
   secret_id  = aws_secretsmanager_secret.secret[each.value].id
@@ -54,6 +58,6 @@ data "aws_secretsmanager_secret_version" "cache_token" {
 
 resource "aws_secretsmanager_secret_version" "cache_url" {
   secret_id                = aws_secretsmanager_secret.secret["cache-url"].id
-  secret_string_wo         = "rediss://:${data.aws_secretsmanager_secret_version.cache_token.secret_string}@${aws_elasticache_replication_group.valkey.primary_endpoint_address}:6379/0"
+  secret_string_wo         = local.cache_url
   secret_string_wo_version = var.secret_versions.cache
 }

@@ -4,6 +4,27 @@ mock_provider "aws" {
   source = "./tests/mocks"
 }
 
+# Mocked ARNs are all alike. These are told apart: which queue buries where.
+override_resource {
+  target = aws_sqs_queue.queue["letters"]
+  values = { arn = "arn:aws:sqs:ap-northeast-1:111111111111:letters" }
+}
+
+override_resource {
+  target = aws_sqs_queue.queue["parcels"]
+  values = { arn = "arn:aws:sqs:ap-northeast-1:111111111111:parcels" }
+}
+
+override_resource {
+  target = aws_sqs_queue.dead_letters["letters-dlq"]
+  values = { arn = "arn:aws:sqs:ap-northeast-1:111111111111:letters-dlq" }
+}
+
+override_resource {
+  target = aws_sqs_queue.dead_letters["parcels-dlq"]
+  values = { arn = "arn:aws:sqs:ap-northeast-1:111111111111:parcels-dlq" }
+}
+
 variables {
   prefix = "okuru-test-"
   queues = {
@@ -30,8 +51,8 @@ run "as_it_is" {
   }
 
   assert {
-    condition     = alltrue([for queue in aws_sqs_queue.queue : jsondecode(queue.redrive_policy).deadLetterTargetArn != null])
-    error_message = "redrive on every queue"
+    condition     = alltrue([for name, queue in aws_sqs_queue.queue : jsondecode(queue.redrive_policy).deadLetterTargetArn == aws_sqs_queue.dead_letters["${name}-dlq"].arn])
+    error_message = "redrive on every queue, to its own dead letters"
   }
 
   assert {
@@ -40,7 +61,12 @@ run "as_it_is" {
   }
 
   assert {
-    condition     = alltrue([for policy in aws_sqs_queue_redrive_allow_policy.dead_letters : jsondecode(policy.redrive_allow_policy).redrivePermission == "byQueue"]) && length(aws_sqs_queue_redrive_allow_policy.dead_letters) == 2
+    condition = { for name, policy in aws_sqs_queue_redrive_allow_policy.dead_letters : name => [policy.queue_url, jsondecode(policy.redrive_allow_policy)] } == {
+      for name, queue in aws_sqs_queue.queue : name => [
+        aws_sqs_queue.dead_letters["${name}-dlq"].id,
+        { redrivePermission = "byQueue", sourceQueueArns = [queue.arn] },
+      ]
+    }
     error_message = "only its own queue buries messages in a dead-letter queue"
   }
 
@@ -65,6 +91,26 @@ run "as_it_is" {
     condition     = alltrue([for alarm in aws_cloudwatch_metric_alarm.dead_letters : alarm.threshold == 0 && alarm.comparison_operator == "GreaterThanThreshold"])
     error_message = "one dead letter is one too many"
   }
+
+  # Three of the last five minutes for what waits; what is dead says so at once. An idle queue has no numbers, and no trouble.
+  assert {
+    condition = alltrue([
+      for kind, alarms in {
+        ApproximateNumberOfMessagesVisible = { of = aws_cloudwatch_metric_alarm.dead_letters, periods = 1 }
+        ApproximateAgeOfOldestMessage      = { of = aws_cloudwatch_metric_alarm.oldest, periods = 5 }
+        } : alltrue([
+          for alarm in alarms.of : alltrue([
+            alarm.namespace == "AWS/SQS",
+            alarm.metric_name == kind,
+            alarm.statistic == "Maximum",
+            alarm.period == 60,
+            alarm.evaluation_periods == alarms.periods,
+            alarm.treat_missing_data == "notBreaching",
+          ])
+      ])
+    ])
+    error_message = "an alarm looks at what it is named after"
+  }
 }
 
 run "with_a_key" {
@@ -79,8 +125,11 @@ run "with_a_key" {
   }
 
   assert {
-    condition     = alltrue([for queue in merge(aws_sqs_queue.queue, aws_sqs_queue.dead_letters) : queue.kms_master_key_id == var.kms_key_arn])
-    error_message = "every queue is encrypted with the key, dead letters included"
+    condition = alltrue([
+      for queue in merge(aws_sqs_queue.queue, aws_sqs_queue.dead_letters) :
+      queue.kms_master_key_id == var.kms_key_arn && queue.kms_data_key_reuse_period_seconds == 3600
+    ])
+    error_message = "every queue is encrypted with the key, dead letters included, and asks for it once an hour"
   }
 }
 

@@ -4,7 +4,8 @@ mock_provider "aws" {
   source = "./tests/mocks"
 }
 
-# Mocked ARNs are all alike. These are told apart, so that tests/infra sees which role reads or writes which.
+# Mocked ARNs are all alike. These are told apart, so that tests/infra sees which role reads or writes which. Of a module that is
+# called for each process, one stands for all.
 override_resource {
   target = aws_secretsmanager_secret.secret["database-password"]
   values = { arn = "arn:aws:secretsmanager:ap-northeast-1:111111111111:secret:database-password" }
@@ -35,6 +36,51 @@ override_resource {
   values = { arn = "arn:aws:logs:ap-northeast-1:111111111111:log-group:operator-sessions" }
 }
 
+override_resource {
+  target = aws_cloudwatch_log_group.flow
+  values = { arn = "arn:aws:logs:ap-northeast-1:111111111111:log-group:flow" }
+}
+
+override_resource {
+  target = aws_cloudwatch_log_group.process["web"]
+  values = { arn = "arn:aws:logs:ap-northeast-1:111111111111:log-group:web" }
+}
+
+override_resource {
+  target = module.service["worker"].aws_iam_role.execution
+  values = { arn = "arn:aws:iam::111111111111:role/execution" }
+}
+
+override_resource {
+  target = module.service["worker"].aws_iam_role.task
+  values = { arn = "arn:aws:iam::111111111111:role/task" }
+}
+
+override_resource {
+  target = aws_iam_role.deploy
+  values = { arn = "arn:aws:iam::111111111111:role/deploy" }
+}
+
+override_resource {
+  target = aws_iam_role.flow_log
+  values = { arn = "arn:aws:iam::111111111111:role/flow-log" }
+}
+
+override_resource {
+  target = aws_iam_role.database_monitoring
+  values = { arn = "arn:aws:iam::111111111111:role/database-monitoring" }
+}
+
+override_resource {
+  target = module.service["web"].aws_ecs_task_definition.task
+  values = { arn = "arn:aws:ecs:ap-northeast-1:111111111111:task-definition/web:1", arn_without_revision = "arn:aws:ecs:ap-northeast-1:111111111111:task-definition/web" }
+}
+
+override_resource {
+  target = aws_lb_listener.http
+  values = { arn = "arn:aws:elasticloadbalancing:ap-northeast-1:111111111111:listener/app/mock/0000000000000000/http" }
+}
+
 # For modules/password; never called.
 provider "aws" {
   alias                       = "passwords"
@@ -58,7 +104,7 @@ variables {
   sender_url              = "https://provider.example.com/gifts"
   alarm_email             = "on-call@example.com"
   datadog_enabled         = true
-  datadog                 = { site = "datadoghq.com", external_id = "0123456789abcdef0123456789abcdef" }
+  datadog                 = { site = "ap1.datadoghq.com", external_id = "0123456789abcdef0123456789abcdef" }
 }
 
 run "prod" {
@@ -99,7 +145,7 @@ run "prod" {
   }
 
   assert {
-    condition     = aws_lb_target_group.web.health_check[0].path == "/healthz" && aws_lb.api.drop_invalid_header_fields
+    condition     = aws_lb_target_group.process["web"].health_check[0].path == "/healthz" && aws_lb.api.drop_invalid_header_fields
     error_message = "the health check is of the process; headers are what they should be"
   }
 
@@ -124,6 +170,8 @@ run "prod" {
       aws_db_instance.database.backup_retention_period >= 7,
       aws_db_instance.database.allocated_storage == 20,
       aws_db_instance.database.max_allocated_storage == 100,
+      aws_db_instance.database.final_snapshot_identifier == "okuru-prod-final",
+      !aws_db_instance.database.delete_automated_backups,
     ])
     error_message = "the database survives a zone, a mistake and a full disk"
   }
@@ -162,6 +210,20 @@ run "prod" {
   }
 
   assert {
+    condition = [
+      for rule in jsondecode(aws_ecr_lifecycle_policy.okuru.policy).rules : [
+        rule.selection.tagStatus, rule.selection.countType, rule.selection.countNumber, rule.action.type,
+      ]
+    ] == [["untagged", "sinceImagePushed", 7, "expire"], ["any", "imageCountMoreThan", 50, "expire"]]
+    error_message = "what was never tagged goes after a week; fifty deploys stay"
+  }
+
+  assert {
+    condition     = aws_ecr_lifecycle_policy.okuru.repository == aws_ecr_repository.okuru.name
+    error_message = "the images' own repository is tidied"
+  }
+
+  assert {
     condition     = endswith(local.image.reference, "@${var.image_tag}")
     error_message = "a digest follows an @"
   }
@@ -179,12 +241,12 @@ run "prod" {
   }
 
   assert {
-    condition     = local.capacity.web == { min = 2, max = 10 } && toset(keys(aws_appautoscaling_policy.web)) == toset(["ALBRequestCountPerTarget", "ECSServiceAverageCPUUtilization"])
+    condition     = local.capacity.web == { min = 2, max = 10 } && toset(keys(local.tracked.web)) == toset(["ALBRequestCountPerTarget", "ECSServiceAverageCPUUtilization"])
     error_message = "the API: 2 to 10, by requests and CPU"
   }
 
   assert {
-    condition     = aws_appautoscaling_policy.web["ECSServiceAverageCPUUtilization"].target_tracking_scaling_policy_configuration[0].target_value == 70
+    condition     = aws_appautoscaling_policy.tracked["web-ECSServiceAverageCPUUtilization"].target_tracking_scaling_policy_configuration[0].target_value == 70
     error_message = "CPU 70 %"
   }
 
@@ -224,7 +286,7 @@ run "prod" {
 
   assert {
     condition = alltrue([
-      for policy in concat(values(aws_appautoscaling_policy.backlog), values(aws_appautoscaling_policy.web)) : alltrue([
+      for policy in concat(values(aws_appautoscaling_policy.backlog), values(aws_appautoscaling_policy.tracked)) : alltrue([
         policy.target_tracking_scaling_policy_configuration[0].scale_out_cooldown == 60,
         policy.target_tracking_scaling_policy_configuration[0].scale_in_cooldown == 300,
       ])
@@ -272,6 +334,22 @@ run "prod" {
     error_message = "who speaks with what, and nobody else"
   }
 
+  # Written, and never in the state: so these are asked for what is handed over.
+  assert {
+    condition     = nonsensitive(local.cache_url) == "rediss://:0123456789012345678901234567890123456789@${aws_elasticache_replication_group.valkey.primary_endpoint_address}:${aws_elasticache_replication_group.valkey.port}/0"
+    error_message = "REDIS_URL is by TLS, with the token, to the node that takes writes"
+  }
+
+  assert {
+    condition = alltrue([
+      local.passwords == { database = "database-password", cache = "cache-token" },
+      aws_secretsmanager_secret_version.cache_url.secret_id == aws_secretsmanager_secret.secret["cache-url"].id,
+      data.aws_secretsmanager_secret_version.cache_token.secret_id == aws_secretsmanager_secret.secret["cache-token"].id,
+      aws_elasticache_replication_group.valkey.auth_token_update_strategy == "ROTATE",
+    ])
+    error_message = "each value is in the secret of its name, and an old token works until the tasks have the new one"
+  }
+
   assert {
     condition     = !strcontains(nonsensitive(jsonencode(local.environment)), "0123456789012345678901234567890123456789")
     error_message = "no secret stands in a task's environment"
@@ -293,8 +371,25 @@ run "prod" {
   }
 
   assert {
-    condition     = length(aws_sns_topic_subscription.alarms) == 1 && aws_sns_topic.alarms[0].kms_master_key_id != null
+    condition = alltrue([
+      one(aws_sns_topic_subscription.alarms[*].endpoint) == var.alarm_email,
+      one(aws_sns_topic_subscription.alarms[*].topic_arn) == one(aws_sns_topic.alarms[*].arn),
+      one(aws_sns_topic.alarms[*].kms_master_key_id) == one(aws_kms_key.alarms[*].key_id),
+    ])
     error_message = "alarms reach somebody"
+  }
+
+  # Else it would publish nothing, and tell nobody.
+  assert {
+    condition = [for statement in jsondecode(aws_kms_key.alarms[0].policy).Statement : statement if can(statement.Principal.Service)] == [{
+      Sid       = "Alarms"
+      Effect    = "Allow"
+      Principal = { Service = "cloudwatch.amazonaws.com" }
+      Action    = ["kms:Decrypt", "kms:GenerateDataKey"]
+      Resource  = "*"
+      Condition = { StringEquals = { "aws:SourceAccount" = "111111111111" } }
+    }]
+    error_message = "CloudWatch may use the key of the topic, and no other service may"
   }
 
   assert {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from okuru import procfile
+from okuru import ecs, procfile
 from tasks.engine.catalogue import Catalogue
 from tests.infra.conftest import LINTERS
 from tests.infra.terraform import OPERATOR, ROOT, State
@@ -177,7 +177,6 @@ def test_a_deploy_hands_tasks_only_the_roles_of_our_services(prod: State) -> Non
 
 
 def test_a_deploy_may_do_what_it_calls(prod: State) -> None:
-    ecs = pytest.importorskip("okuru.ecs", reason="there is no `okuru deploy` yet")
     calls = set(
         re.findall(r"self\._(ecs|logs)\.([a-z]+_[a-z_]+)\(", Path(ecs.__file__).read_text())
     )
