@@ -14,7 +14,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from okuru.datadog.files import FOLDER, Definition, Unusable, load
+from okuru.datadog.files import FOLDER, Definition, Unusable, keys, load
 from okuru.datadog.foreign import one_line
 from okuru.tables import console
 
@@ -70,7 +70,10 @@ def check(*, folder: Path, as_json: bool) -> None:
     show_default=True,
     help="The environment watched.",
 )
-@click.option("--notify", default="", help="Whom the monitors tell, such as @slack-okuru.")
+@click.option(
+    "--notify",
+    help="Whom the monitors tell, such as @slack-okuru; '' takes away whom they tell now.",
+)
 @click.option(
     "--docs-url",
     envvar="OKURU_DOCS_URL",
@@ -79,14 +82,18 @@ def check(*, folder: Path, as_json: bool) -> None:
 )
 @click.option("--extended-alerts", is_flag=True, help="Also the monitors of monitors/extended.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
-@click.option("--prune", is_flag=True, help="Delete what bears our mark and has no file.")
+@click.option(
+    "--prune",
+    is_flag=True,
+    help="Delete what bears our mark and has no file, and of twins all but the oldest.",
+)
 @click.option("--api-url", envvar="DD_API_URL", help="Instead of that of DD_SITE.")
 @_folder
 @_json
 def sync(
     *,
     env: str,
-    notify: str,
+    notify: str | None,
     docs_url: str,
     extended_alerts: bool,
     dry_run: bool,
@@ -99,29 +106,60 @@ def sync(
 
     Ours are known by the tags managed-by:okuru, okuru-key and env, the dashboard by the same words
     in its description; no other object is touched. One without a file is told, and deleted only
-    with --prune. The keys come from DD_API_KEY and DD_APP_KEY, the account's site from DD_SITE.
+    with --prune. One whose file is not asked for, an extended one without --extended-alerts, is
+    left alone. The keys come from DD_API_KEY and DD_APP_KEY, the account's site from DD_SITE.
+
+    Exit code 1 if an object is there twice, as after two runs at once.
     """
     docs = f"{docs_url.rstrip('/')}/" if docs_url else ""
     with _readable():
-        definitions = load(folder, env=env, notify=notify, docs=docs, extended=extended_alerts)
+        definitions = load(
+            folder, env=env, notify=notify or "", docs=docs, extended=extended_alerts
+        )
         if found := _problems(definitions):
             raise click.ClickException("; ".join(found))
-        steps = _synchronise(definitions, env, api_url, dry_run=dry_run, prune=prune)
+        steps = _synchronise(
+            definitions,
+            env,
+            api_url,
+            files=keys(folder),
+            drop=notify is not None,
+            dry_run=dry_run,
+            prune=prune,
+        )
     counts = Counter(step["action"] for step in steps)
     if as_json:
         click.echo(json.dumps({"env": env, "dry_run": dry_run, "counts": counts, "items": steps}))
-        return
+    else:
+        _say(steps, counts, env, dry_run=dry_run, notify=notify)
+    if twins := [f"{step['kind']} {step['key']}" for step in steps if step["action"] == "twin"]:
+        raise click.ClickException(
+            f"there twice: {', '.join(dict.fromkeys(twins))}. `okuru datadog sync --prune` takes"
+            " the younger away"
+        )
+
+
+def _say(
+    steps: list[dict[str, Any]],
+    counts: Counter[str],
+    env: str,
+    *,
+    dry_run: bool,
+    notify: str | None,
+) -> None:
     _show(steps)
     said = ", ".join(f"{number} {action}" for action, number in sorted(counts.items()))
     click.echo(f"{env}: {said}" + (". Nothing was written: a dry run" if dry_run else ""))
     if counts["extra"]:
         click.echo("extra: ours by their mark, but without a file; --prune deletes them", err=True)
+    if counts["skipped"]:
+        click.echo("skipped: not compared, as --extended-alerts was not given", err=True)
     if not notify:
-        click.echo("no --notify was given: the monitors tell nobody", err=True)
+        click.echo("without --notify the monitors tell nobody", err=True)
 
 
 def _synchronise(
-    definitions: list[Definition], env: str, api_url: str | None, *, dry_run: bool, prune: bool
+    definitions: list[Definition], env: str, api_url: str | None, **options: Any
 ) -> list[dict[str, Any]]:
     from okuru.datadog.access import access
     from okuru.datadog.api import Datadog, explained
@@ -130,7 +168,7 @@ def _synchronise(
     account = access(os.environ, api_url)
     with explained(account):
         there = Datadog(account, env=env)
-        done = synchronise(there, definitions, dry_run=dry_run, prune=prune)
+        done = synchronise(there, definitions, **options)
         return [step.as_dict() for step in done]
 
 

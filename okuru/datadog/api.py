@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ from okuru.datadog.models import model_of
 PAGE = 100
 #: Seconds to connect, and to wait for an answer.
 TIMEOUT = (5, 30)
+#: And for the whole of it: TIMEOUT begins anew with every byte.
+LONGEST_ANSWER = 120
+#: Of one list, so that one which never ends is not read for ever.
+MOST_PAGES = 100
 RETRIES = 4
 LONGEST_REST = 60
 
@@ -42,14 +47,25 @@ class Found:
     id: Any
     body: dict[str, Any]
 
+    @property
+    def age(self) -> tuple[str, ...]:
+        """Sorts the oldest first: when it was made and, within a second, its id."""
+        made = self.body.get("created_at") or self.body.get("created")
+        return tuple(f"{e:020}" if isinstance(e, int) else str(e) for e in (made, self.id))
+
 
 class Unexpected(Exception):
     """An answer that is not of the form of Datadog's."""
 
 
+class TooSlow(HTTPError):
+    """An answer that has begun and does not end."""
+
+
 class PoliteRetry(Retry):
     """Waits as Datadog asks. A POST is repeated only if it was surely not carried out.
 
+    Where there was no answer urllib3 sees to that by itself, where there was one `is_retry` does.
     A redirect is not followed: our keys stand in headers that urllib3 would send on to whatever
     host it names, also in the clear.
     """
@@ -59,7 +75,6 @@ class PoliteRetry(Retry):
             "total": RETRIES,
             "backoff_factor": 0.5,
             "backoff_max": LONGEST_REST,
-            "allowed_methods": frozenset({"GET", "PUT", "DELETE"}),
             "raise_on_status": False,
             "redirect": 0,
             "raise_on_redirect": False,
@@ -201,9 +216,19 @@ def _json(answer: Any) -> Any:
     One that nobody reads would keep its connection from the next request.
     """
     try:
-        return json.loads(answer.data)
+        return json.loads(_whole(answer))
     except (ValueError, RecursionError) as error:
         raise Unexpected from error
+
+
+def _whole(answer: Any) -> bytes:
+    until = time.monotonic() + LONGEST_ANSWER
+    data = b""
+    while part := answer.read1():
+        data += part
+        if time.monotonic() > until:
+            raise TooSlow
+    return data
 
 
 def _objects(answer: Any, name: str | None = None, *, whole: bool = False) -> list[dict[str, Any]]:
@@ -217,24 +242,31 @@ def _objects(answer: Any, name: str | None = None, *, whole: bool = False) -> li
     if name is not None:
         found = found.get(name) if isinstance(found, dict) else None
     objects = [found] if whole else found
-    if isinstance(objects, list) and all(isinstance(e, dict) and "id" in e for e in objects):
+    if isinstance(objects, list) and all(map(_has_id, objects)):
         return objects
     raise Unexpected
 
 
+def _has_id(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("id"), str | int) and bool(value["id"])
+
+
 def _pages(page: Callable[[int], list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    number = 0
-    while items := page(number):
+    for number in range(MOST_PAGES):
+        items = page(number)
         yield from items
         if len(items) < PAGE:
             return
-        number += 1
+    raise click.ClickException(
+        f"Datadog lists {MOST_PAGES * PAGE} objects and goes on: too many to look through, or the"
+        " same again and again"
+    )
 
 
 @contextmanager
 def explained(access: Access) -> Iterator[None]:
     """Turn what the API refuses into one line that says what to do, and exit code 1."""
-    from datadog_api_client.exceptions import ApiException
+    from datadog_api_client.exceptions import ApiException, OpenApiException
 
     try:
         yield
@@ -242,7 +274,7 @@ def explained(access: Access) -> Iterator[None]:
         raise click.ClickException(_refusal(error, access)) from error
     except HTTPError as error:
         raise click.ClickException(_silence(getattr(error, "reason", None) or error)) from error
-    except (Unexpected, UnicodeDecodeError) as error:
+    except (Unexpected, OpenApiException, UnicodeDecodeError) as error:
         raise click.ClickException(
             "what answers is not Datadog's API: see DD_SITE, DD_API_URL and what stands between"
         ) from error

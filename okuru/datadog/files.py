@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from app import strict_json
+from app.errors import Invalid
 
 Kind = Literal["slo", "monitor", "dashboard"]
 
@@ -38,6 +40,17 @@ class Definition:
         return Definition(self.kind, self.key, _filled(self.body, values, self))
 
 
+def keys(folder: Path) -> frozenset[tuple[Kind, str]]:
+    """What has a file, whether it applies or not."""
+    return frozenset(
+        [
+            *(("slo", path.stem) for path in (folder / "slos").glob("*.json")),
+            *(("monitor", path.stem) for each in _monitors(folder) for path in each.glob("*.json")),
+            ("dashboard", "overview"),
+        ]
+    )
+
+
 def load(folder: Path, *, env: str, notify: str, docs: str, extended: bool) -> list[Definition]:
     """Every file that applies, in the order in which they depend on each other.
 
@@ -53,7 +66,10 @@ def load(folder: Path, *, env: str, notify: str, docs: str, extended: bool) -> l
     for needed in (folder, folder / "slos", folder / "monitors"):
         if not needed.is_dir():
             raise Unusable(f"{needed} is not there: run this in a checkout of the repository")
-    monitors = [folder / "monitors", *([folder / "monitors/extended"] if extended else [])]
+    default, more = ({path.name for path in each.glob("*.json")} for each in _monitors(folder))
+    if twice := sorted(default & more):
+        raise Unusable(f"{', '.join(twice)}: in monitors and in monitors/extended of {folder}")
+    monitors = _monitors(folder)[: 2 if extended else 1]
     found = [
         *_read("slo", [folder / "slos"], env),
         *_read("monitor", monitors, env),
@@ -63,15 +79,19 @@ def load(folder: Path, *, env: str, notify: str, docs: str, extended: bool) -> l
     return [each.filled({**values, **known}) for each in found]
 
 
-def _read(kind: Kind, folders: list[Path], env: str) -> Iterator[Definition]:
+def _monitors(folder: Path) -> tuple[Path, Path]:
+    return folder / "monitors", folder / "monitors/extended"
+
+
+def _read(kind: Kind, folders: Sequence[Path], env: str) -> Iterator[Definition]:
     for folder in folders:
         for path in sorted(folder.glob("*.json")):
             if not re.fullmatch(NAME, path.stem):
                 raise Unusable(f"{path}: a name has small letters, digits and hyphens only")
             body = _json(path)
             tags = body.get("tags", [])
-            if not isinstance(tags, list):
-                raise Unusable(f"{path}: its tags are no list")
+            if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+                raise Unusable(f"{path}: its tags are no list of texts")
             body["tags"] = [*tags, MANAGED, f"{KEY}{path.stem}", f"env:{env}"]
             yield Definition(kind, path.stem, body)
 
@@ -84,12 +104,15 @@ def _dashboard(path: Path) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    # A pipe would be waited for.
+    if path.exists() and not path.is_file():
+        raise Unusable(f"{path} is no file")
     try:
-        body = json.loads(path.read_text("utf-8"))
+        body = strict_json.parse(path.read_bytes(), name=str(path))
     except OSError as error:
         raise Unusable(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise Unusable(f"{path} is no JSON: {error}") from error
+    except Invalid as error:
+        raise Unusable(str(error)) from error
     if not isinstance(body, dict):
         raise Unusable(f"{path} is no object of JSON")
     return body

@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -37,6 +38,14 @@ class Account:
     """Status and body of the next answers, whatever is asked."""
     moved: dict[str, tuple[int, str]] = field(default_factory=dict)
     """Method to the status of a redirect and the address to which it sends."""
+    meanwhile: list[Callable[[], object]] = field(default_factory=list)
+    """Done one after the other before the next writes are."""
+    dropped: list[str] = field(default_factory=list)
+    """Methods whose next requests are carried out, and the line cut before the answer."""
+    rest: float = 0
+    """Seconds before every answer, and before each of its bytes."""
+    endless: bool = False
+    """Every page of a list is the first."""
     url: str = ""
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1001))
 
@@ -117,11 +126,17 @@ class _Handler(BaseHTTPRequestHandler):
             if planned[0] == self.command:
                 account.failures.remove(planned)
                 return self._answer(planned[1], {"errors": ["not now"]})
+        if self.command != "GET" and account.meanwhile:
+            account.meanwhile.pop(0)()
         kind, _, identity = parts.path.removeprefix("/api/v1/").partition("/")
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         status, answer = self._answered(kind, identity, query, json.loads(body) if body else {})
         if self.command != "GET" and account.after_writing:
             status, answer = account.after_writing.pop(0), {"errors": ["lost on its way"]}
+        if self.command in account.dropped:
+            account.dropped.remove(self.command)
+            self.close_connection = True
+            return None
         return self._answer(status, answer)
 
     def _answered(
@@ -138,6 +153,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "DELETE":
             del store[identity]
             return 200, {}
+        if self.account.endless:
+            query = {**query, **dict.fromkeys(("page", "offset", "start"), "0")}
         return 200, store[identity] if identity else self._listed(kind, store, query)
 
     @staticmethod
@@ -169,8 +186,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("X-Ratelimit-Reset", "1")
         for name, value in headers.items():
             self.send_header(name, value)
+        time.sleep(self.account.rest)
         self.end_headers()
-        self.wfile.write(data)
+        if not self.account.rest:
+            self.wfile.write(data)
+            return
+        with suppress(OSError):  # who has asked has gone
+            for byte in data:
+                self.wfile.write(bytes([byte]))
+                time.sleep(self.account.rest)
 
 
 @contextmanager

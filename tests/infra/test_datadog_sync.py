@@ -24,8 +24,8 @@ DEFAULT, EXTENDED, OBJECTIVES, DASHBOARDS = 8, 6, 3, 1
 ALL = DEFAULT + OBJECTIVES + DASHBOARDS
 
 
-def counted(ended: Ended) -> Counter[str]:
-    assert ended.code == 0, ended.err
+def counted(ended: Ended, *, code: int = 0) -> Counter[str]:
+    assert ended.code == code, ended.err
     return Counter(item["action"] for item in ended.json["items"])
 
 
@@ -145,28 +145,114 @@ def test_two_environments_stand_beside_each_other(account: Account, sync: Sync) 
     assert counted(sync("--env", "prod", "--json")) == {"unchanged": ALL}
 
 
-def test_what_has_no_file_is_told_and_deleted_only_if_asked(account: Account, sync: Sync) -> None:
-    sync("--extended-alerts", "--json")
+def test_what_has_no_file_is_told_and_deleted_only_if_asked(
+    account: Account, folder: Path, sync: Sync
+) -> None:
+    sync("--json")
     account.writes()
+    (folder / "monitors/rds-cpu.json").unlink()
 
     ended = sync()
-    assert f"{EXTENDED} extra" in ended.out
+    assert ended.code == 0
+    assert "1 extra" in ended.out
     assert "--prune" in ended.err
     assert account.writes() == []
 
-    assert counted(sync("--prune", "--dry-run", "--json"))["delete"] == EXTENDED
+    assert counted(sync("--prune", "--dry-run", "--json"))["delete"] == 1
     assert account.writes() == []
 
-    assert counted(sync("--prune", "--json"))["delete"] == EXTENDED
-    assert [method for method, _ in account.writes()] == ["DELETE"] * EXTENDED
-    assert len(account.monitors) == DEFAULT
+    assert counted(sync("--prune", "--json")) == {"unchanged": ALL - 1, "delete": 1}
+    assert [method for method, _ in account.writes()] == ["DELETE"]
+    assert len(account.monitors) == DEFAULT - 1
 
 
-def test_a_second_one_with_the_same_mark_is_extra(account: Account, sync: Sync) -> None:
+def test_an_extended_monitor_has_its_file_and_is_never_pruned(account: Account, sync: Sync) -> None:
+    """A run that does not ask for them knows nothing against them."""
+    sync("--extended-alerts", "--json")
+    account.writes()
+    ended = sync("--prune", "--json")
+    assert counted(ended) == {"unchanged": ALL, "skipped": EXTENDED}
+    assert account.writes() == []
+    assert "skipped: not compared, as --extended-alerts was not given" in sync().err
+
+
+def test_whom_a_monitor_tells_is_not_forgotten_by_the_way(account: Account, sync: Sync) -> None:
     sync("--json")
-    twin = next(each for each in account.monitors.values() if "okuru-key:rds-cpu" in each["tags"])
-    account.create("monitor", {key: value for key, value in twin.items() if key != "id"})
-    assert counted(sync("--json")) == {"unchanged": ALL, "extra": 1}
+    before = account.everything()
+    account.writes()
+    for arguments in ((), ("--dry-run",)):
+        ended = okuru("sync", "--api-url", account.url, *arguments)
+        assert ended.code == 1
+        assert "rds-cpu, worker-failures, worker-running-below-desired would no longer tell" in (
+            ended.err
+        )
+        assert "tell @slack-okuru: give --notify with whom they shall tell, or --notify ''" in (
+            ended.err
+        )
+    assert account.writes() == []
+    assert account.everything() == before
+    assert counted(sync("--notify", "@pagerduty", "--json")) == {"update": 8, "unchanged": 4}
+    assert counted(sync("--notify", "", "--json")) == {"update": 8, "unchanged": 4}
+    assert "@" not in "".join(each["message"] for each in account.monitors.values())
+
+
+def test_an_address_that_somebody_added_by_hand_is_one_too(account: Account, sync: Sync) -> None:
+    sync("--notify", "", "--json")
+    (monitor,) = [each for each in account.monitors.values() if "okuru-key:rds-cpu" in each["tags"]]
+    as_it_was = monitor["message"]
+    monitor["message"] += "{{#is_alert}}@someone@example.com{{/is_alert}}"
+    ended = okuru("sync", "--api-url", account.url)
+    assert ended.code == 1
+    assert "Error: rds-cpu would no longer tell @someone" in ended.err
+    # No address, and no reason to refuse.
+    monitor["message"] = f"{as_it_was} a@b https://c@d"
+    assert okuru("sync", "--api-url", account.url).code == 0
+
+
+def test_two_runs_at_once_are_found_out_by_the_later(
+    account: Account, folder: Path, sync: Sync
+) -> None:
+    arguments = ("--api-url", account.url, "--notify", "@slack-okuru", "--folder", str(folder))
+    others: list[Ended] = []
+    account.meanwhile.append(lambda: others.append(okuru_process("sync", *arguments)))
+
+    ended = sync("--json")
+    assert [each.code for each in others] == [0]
+    assert counted(ended, code=1) == {"create": ALL, "twin": ALL}
+    assert "there twice: dashboard overview, monitor alb-5xx, " in ended.err
+    assert "slo sends-in-time. `okuru datadog sync --prune` takes the younger away" in ended.err
+    assert len(account.monitors) == 2 * DEFAULT
+
+
+def test_a_twin_is_told_until_the_younger_is_pruned(account: Account, sync: Sync) -> None:
+    sync("--extended-alerts", "--json")
+    account.writes()
+    mine = dict(account.monitors)
+    for key in ("rds-cpu", "dead-letters"):  # of the second the file is not asked for
+        (twin,) = [each for each in mine.values() if f"okuru-key:{key}" in each["tags"]]
+        account.create("monitor", twin)
+    # The order of a list says nothing of age.
+    account.monitors = dict(reversed(account.monitors.items()))
+
+    ended = sync("--json")
+    assert counted(ended, code=1) == {"unchanged": ALL, "skipped": EXTENDED, "twin": 2}
+    assert "there twice: monitor dead-letters, monitor rds-cpu. `okuru" in ended.err
+    assert account.writes() == []
+
+    assert counted(sync("--prune", "--json")) == {
+        "unchanged": ALL, "skipped": EXTENDED, "delete": 2
+    }  # fmt: skip
+    assert account.monitors == mine
+
+
+def test_the_oldest_is_what_was_made_first(account: Account, sync: Sync) -> None:
+    """As Datadog says it: a time, which ids need not follow."""
+    sync("--json")
+    (old,) = account.dashboards.values()
+    account.create("dashboard", old)["created_at"] = "2025-12-31T09:30:00.000Z"
+    assert counted(sync("--prune", "--json")) == {"unchanged": ALL, "delete": 1}
+    (left,) = account.dashboards.values()
+    assert left["id"] != old["id"]
 
 
 # --- what goes wrong ----------------------------------------------------------------------------

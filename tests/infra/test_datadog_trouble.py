@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from urllib3 import HTTPResponse
 
+from okuru.datadog import access, api
 from okuru.datadog.foreign import one_line
 from tests.infra.datadog_command import Ended, Sync, okuru, okuru_process
 from tests.infra.datadog_command import account as account
@@ -121,6 +125,14 @@ def test_a_site_that_is_none(site: str) -> None:
     assert "::error::" not in said
 
 
+def test_without_a_site_it_is_the_first_one() -> None:
+    """As the Agent and Datadog's own tools have it."""
+    keys = {"DD_API_KEY": API_KEY, "DD_APP_KEY": APP_KEY}
+    for site in ({}, {"DD_SITE": " "}):
+        assert access.access({**keys, **site}, None).site == "datadoghq.com"
+    assert access.access({**keys, "DD_SITE": "datadoghq.eu\n"}, None).site == "datadoghq.eu"
+
+
 def test_something_that_speaks_no_tls(account: Account) -> None:
     ended = okuru("sync", "--api-url", account.url.replace("http:", "https:"))
     assert "Datadog does not answer (SSLError)" in one_error(ended)
@@ -131,6 +143,76 @@ def test_nobody_there_is_told_by_its_reason() -> None:
         closed.bind(("127.0.0.1", 0))
         ended = okuru("sync", "--api-url", f"http://127.0.0.1:{closed.getsockname()[1]}")
     assert "Datadog does not answer (NewConnectionError)" in one_error(ended)
+
+
+# --- when it answers ----------------------------------------------------------------------------
+
+
+def test_the_line_that_is_cut_is_asked_again_but_for_a_creation(
+    account: Account, sync: Sync
+) -> None:
+    """What was asked of it may have been done."""
+    account.dropped = ["GET", "POST"]
+    assert "Datadog does not answer (ProtocolError)" in one_error(sync())
+    assert account.dropped == []
+    assert len(account.writes()) == 1
+    assert sync().code == 0
+    assert len(account.slos) == 3
+
+
+def test_silence_has_an_end(account: Account, sync: Sync, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "TIMEOUT", (5, 0.2))
+    monkeypatch.setattr(api, "RETRIES", 0)
+    account.rest = 1
+    assert "Datadog does not answer (ReadTimeoutError)" in one_error(sync())
+
+
+def test_an_answer_that_drips_has_an_end(
+    account: Account, sync: Sync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "LONGEST_ANSWER", 0.3)
+    account.rest = 0.05
+    assert "Datadog does not answer (TooSlow)" in one_error(sync())
+
+
+def test_a_rest_that_datadog_asks_for_has_an_end() -> None:
+    def rest(**headers: str) -> float | None:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return api.PoliteRetry().get_retry_after(HTTPResponse(headers=named))
+
+    assert rest(X_Ratelimit_Reset="3", Retry_After="7") == 3
+    assert rest(Retry_After="7") == 7
+    assert rest(Retry_After="86400") == api.LONGEST_REST == 60
+    assert rest(Retry_After="Wed, 21 Oct 2026 07:28:00 GMT") is None
+
+
+def test_a_list_without_end_has_one(
+    account: Account, sync: Sync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "MOST_PAGES", 5)
+    account.endless = True
+    for number in range(api.PAGE):
+        account.create("monitor", {"name": f"Theirs {number}", "tags": ["managed-by:okuru"]})
+    said = one_error(sync())
+    assert "Datadog lists 500 objects and goes on" in said
+    assert [path for _, path in account.requests].count("/api/v1/monitor") == 5
+
+
+@pytest.mark.parametrize("identity", [None, "", {}, [1]])
+def test_what_is_made_without_an_id_is_told(account: Account, sync: Sync, identity: Any) -> None:
+    nothing = [{"data": []}, [], {"dashboards": []}]
+    made = {"data": [{"id": identity}]}
+    account.instead = [(200, json.dumps(each).encode()) for each in (*nothing, made)]
+    assert "what answers is not Datadog's API" in one_error(sync())
+    assert len(account.writes()) == 1
+
+
+def test_an_id_of_another_form_is_told(account: Account, sync: Sync) -> None:
+    """The client's own words for it are a traceback."""
+    sync()
+    monitor = next(iter(account.monitors.values()))
+    monitor.update(id="a text", name="changed")
+    assert "what answers is not Datadog's API" in one_error(sync())
 
 
 # --- what the API says --------------------------------------------------------------------------
@@ -255,13 +337,18 @@ def test_a_folder_whose_name_breaks_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "is no JSON: "),
-        (b'{"name": ', "is no JSON: "),
-        (b"\xff", "is no JSON: "),
+        (b"", "is not valid JSON: "),
+        (b'{"name": ', "is not valid JSON: "),
+        (b"\xff", "is not valid JSON: it is not UTF-8"),
+        (b'{"priority": NaN}', "is not valid JSON: NaN is not a JSON number"),
+        (b'{"priority": -Infinity}', "is not valid JSON: -Infinity is not a JSON number"),
+        (b'{"name": "a", "name": "b"}', "is not valid JSON: a key stands twice in one object"),
         (b"[]", "is no object of JSON"),
         (b'"monitor"', "is no object of JSON"),
         (b'{"tags": 5}', "its tags are no list"),
         (b'{"tags": null}', "its tags are no list"),
+        (b'{"tags": ["a", 5]}', "its tags are no list of texts"),
+        (b'{"tags": [{"a": 1}]}', "its tags are no list of texts"),
         (b"[" * 100_000, "nested too deep"),
     ],
 )
@@ -272,9 +359,59 @@ def test_a_file_that_is_broken(folder: Path, content: bytes, told: str) -> None:
 
 def test_a_file_that_cannot_be_read(folder: Path) -> None:
     (folder / "monitors/rds-cpu.json").unlink()
-    (folder / "monitors/rds-cpu.json").mkdir()
+    (folder / "monitors/rds-cpu.json").symlink_to("nowhere")
     said = one_error(okuru("check", "--folder", str(folder)))
-    assert "rds-cpu.json cannot be read: Is a directory" in said
+    assert "rds-cpu.json cannot be read: No such file or directory" in said
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_pipe_is_no_file_and_is_not_waited_for(
+    folder: Path, make: Callable[[Path], None]
+) -> None:
+    (folder / "monitors/rds-cpu.json").unlink()
+    make(folder / "monitors/rds-cpu.json")
+    assert "rds-cpu.json is no file" in one_error(okuru("check", "--folder", str(folder)))
+
+
+def test_a_key_has_one_file_of_a_kind(account: Account, folder: Path, sync: Sync) -> None:
+    """The second would be written over the first, at each run."""
+    (folder / "monitors/extended/rds-cpu.json").write_bytes(
+        (folder / "monitors/rds-cpu.json").read_bytes()
+    )
+    for ended in (sync(), okuru("check", "--folder", str(folder))):
+        assert "rds-cpu.json: in monitors and in monitors/extended" in one_error(ended)
+    assert account.requests == []
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("a\ud800b\0", r"name: has the character '\ud800'"),
+        ("a\0", r"name: has the character '\x00'"),
+        ("a\x1b[2J", r"name: has the character '\x1b'"),
+        ("", "name: is empty"),
+        (" \n", "name: is empty"),
+    ],
+)
+def test_a_text_that_cannot_be_written_is_a_problem(folder: Path, value: str, told: str) -> None:
+    change(folder, name=value)
+    ended = okuru("check", "--folder", str(folder))
+    assert ended.code == 1
+    assert ended.out == f"monitor rds-cpu: {told}\n"
+
+
+def test_a_query_that_asks_for_nothing_is_a_problem(folder: Path) -> None:
+    change(folder, query="")
+    ended = okuru("check", "--folder", str(folder))
+    assert (ended.code, ended.out) == (1, "monitor rds-cpu: query: is empty\n")
+
+
+def test_a_number_too_great_to_be_read_is_a_problem(folder: Path) -> None:
+    file = folder / "monitors/rds-cpu.json"
+    file.write_text(file.read_text().replace('"critical": 80', '"critical": 1e999'))
+    ended = okuru("check", "--folder", str(folder))
+    assert ended.code == 1
+    assert "monitor rds-cpu: options.thresholds.critical: is greater than" in ended.out
 
 
 @pytest.mark.parametrize("name", ["Rds-cpu", "rds_cpu", "rds cpu", "x\n::error::y"])
@@ -295,3 +432,9 @@ def test_a_value_of_another_type_is_a_problem_and_no_traceback(folder: Path, wro
         assert ended.code == 1
         (problem,) = ended.out.splitlines()
         assert problem.startswith("monitor rds-cpu: ")
+        assert "UnparsedObject()" not in problem  # what the client says to itself
+
+
+def change(folder: Path, **parts: Any) -> None:
+    file = folder / "monitors/rds-cpu.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **parts}))
