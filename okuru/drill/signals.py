@@ -34,6 +34,8 @@ MONITORS = PROJECT / "terraform" / "datadog" / "monitors"
 WINDOW = 300 / SPEED
 #: The share of failed requests that the API's objective allows (docs/observability.md).
 BUDGET = 0.001
+#: Messages that an execution must stand against, so that worker-not-consuming still rings.
+MORE_THAN_WAIT = 1000
 #: A query ends with what it is compared with.
 _COMPARISON = re.compile(r"(<|>|>=|<=) *(-?[\d.]+)\s*$")
 
@@ -122,7 +124,7 @@ class Signals:
             "dead-letters": ("messages in dead-letter queues", max(dead, default=0), 1),
             "worker-not-consuming": (
                 "gifts that wait, unless one is executed",
-                (gifts.get("depth") or 0) / (1 + 1000 * executed),
+                waiting_unless_executed(gifts.get("depth") or 0, executed),
                 1,
             ),
             "slo-burn-fast": ("times the budget", _rate(failed, requested) / BUDGET, 1),
@@ -225,6 +227,11 @@ def comparison(monitor: str, speed: float) -> tuple[str, float]:
     (path,) = [*MONITORS.glob(f"{monitor}.json"), *MONITORS.glob(f"*/{monitor}.json")]
     sign, threshold = _COMPARISON.findall(json.loads(path.read_text())["query"])[0]
     return sign, float(threshold) / speed
+
+
+def waiting_unless_executed(waiting: float, executed: float) -> float:
+    """What worker-not-consuming compares: at least 1 if something waits and nothing is done."""
+    return waiting / (1 + MORE_THAN_WAIT * executed)
 
 
 def _sum(samples: dict[str, list[Any]], name: str, *, default: float, status: str = "") -> float:

@@ -163,6 +163,7 @@ def test_the_line_that_is_cut_is_asked_again_but_for_a_creation(
 def test_silence_has_an_end(account: Account, sync: Sync, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "TIMEOUT", (5, 0.2))
     monkeypatch.setattr(api, "RETRIES", 0)
+    monkeypatch.setattr(api, "LONGEST_ANSWER", 1)
     account.rest = 1
     assert "Datadog does not answer (ReadTimeoutError)" in one_error(sync())
 
