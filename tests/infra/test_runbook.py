@@ -16,6 +16,7 @@ import requests
 
 from okuru import procfile
 from okuru.drill import runbook
+from tests.infra.terraform import OPERATOR, State
 
 ROOT = Path(__file__).parents[2]
 REGION = "ap-northeast-1"
@@ -160,3 +161,137 @@ def test_every_monitor_has_its_five_steps() -> None:
     for section in sections:
         steps = re.findall(r"^\*\*([A-Z][a-z ]+?)\.?\*\*", section, re.M)
         assert steps == ["What it means", *runbook.STEPS], section.splitlines()[0]
+
+
+# --- names --------------------------------------------------------------------------------------
+
+#: What an option of a command names: a resource of Terraform's, and where that has its name.
+NAMED = {
+    "--cluster": ("aws_ecs_cluster", "name"),
+    "--services": ("aws_ecs_service", "name"),
+    "--service": ("aws_ecs_service", "name"),
+    "--service-name": ("aws_ecs_service", "name"),
+    "--task-definition": ("aws_ecs_task_definition", "family"),
+    "--resource-id": ("aws_appautoscaling_target", "resource_id"),
+    "--names": ("aws_lb_target_group", "name"),
+    "--log-group-name": ("aws_cloudwatch_log_group", "name"),
+    "--secret-id": ("aws_secretsmanager_secret", "name"),
+    "--db-instance-identifier": ("aws_db_instance", "identifier"),
+    "--source-db-instance-identifier": ("aws_db_instance", "identifier"),
+    "--db-subnet-group-name": ("aws_db_subnet_group", "name"),
+}
+#: What restoring the database makes, and what is left of it.
+MADE = {"okuru-prod-restored", "okuru-prod-broken"}
+_NAME = re.compile(r"okuru-prod[a-z0-9-]*|/?okuru/prod/[a-z0-9-]+")
+_LOOP = re.compile(r"for (\w+) in ([\w ]+); do (.*); done")
+
+
+def names(prod: State, *kinds: tuple[str, str]) -> set[str]:
+    return {each.values[name] for kind, name in kinds for each in prod.of(kind)}
+
+
+def as_run(line: str) -> list[str]:
+    """The commands of a line, without the variables that the page itself has set."""
+    (exported,) = [each.line for each in runbook.commands() if each.line.startswith("export ")]
+    for name, value in re.findall(r"(\w+)=(\S+)", exported):
+        line = re.sub(rf"\$({name}\b|{{{name}}})", value, line)
+    if loop := _LOOP.fullmatch(line):
+        return [loop[3].replace(f"${loop[1]}", each) for each in loop[2].split()]
+    return [line]
+
+
+def test_what_a_command_names_is_what_terraform_makes(prod: State) -> None:
+    asked: dict[str, set[str]] = {option: set() for option in NAMED}
+    for line in (each for command in runbook.commands() for each in as_run(command.line)):
+        for option, values in re.findall(r"(--[a-z-]+) ((?:[^-\s'\"][^\s'\"]*\s?)+)", line):
+            asked.get(option, set()).update(values.split())
+    for option, kind in NAMED.items():
+        assert asked[option], f"no command has {option}"
+        assert asked[option] - MADE <= names(prod, kind), option
+
+
+def test_every_name_of_the_page_is_terraforms(prod: State) -> None:
+    """Also where no option says of what."""
+    page = runbook.PATH.read_text()
+    for command in runbook.commands():
+        page = page.replace(command.line, "\n".join(as_run(command.line)))
+    found = set(_NAME.findall(page))
+    assert len(found) > 10
+    assert found - MADE - names(prod, *NAMED.values()) == set()
+
+
+def test_the_operators_container_is_terraforms(prod: State) -> None:
+    (line,) = [each.line for each in runbook.commands() if " ecs execute-command " in each.line]
+    assert f"--container {OPERATOR} " in line
+    assert prod.process_container(OPERATOR)
+
+
+def test_a_loop_leaves_no_process_out(prod: State) -> None:
+    """One that goes on writing would spoil what is restored."""
+    loops = [
+        (set(loop[2].split()), loop[3])
+        for command in runbook.commands()
+        if (loop := _LOOP.fullmatch(command.line))
+    ]
+    assert len(loops) == 5
+    scaled = {each.rpartition("okuru-prod-")[2] for each in names(prod, NAMED["--resource-id"])}
+    for processes, run in loops:
+        every = scaled if "register-scalable-target" in run else set(procfile.read())
+        assert processes == every, run
+
+
+# --- procedures ---------------------------------------------------------------------------------
+
+#: What the commands of each must have in them, in this order.
+PROCEDURES: dict[str, list[tuple[str, ...]]] = {
+    "getting-in": [
+        ("aws ecs run-task ", "okuru-prod-operator", "--enable-execute-command"),
+        ("aws ecs execute-command ", "--interactive"),
+        ("aws ssm start-session ", "AWS-StartPortForwardingSessionToRemoteHost"),
+        ("aws ecs stop-task ",),
+    ],
+    "sending-dead-letters-again": [
+        ("okuru dlq list ",),
+        ("okuru dlq redrive gifts",),
+        ("okuru dlq redrive gifts ", "--yes", "--reason", "--rate"),
+    ],
+    "rolling-back": [
+        ("okuru rollback ", "--environment prod", "--dry-run"),
+        ("okuru rollback ", "--environment prod"),
+    ],
+    "scaling-workers": [
+        ("aws ecs update-service ", "okuru-prod-worker", "--desired-count"),
+        ("register-scalable-target ", "okuru-prod-worker", "--min-capacity", "--max-capacity"),
+    ],
+    "restoring-the-database": [
+        ("aws rds reboot-db-instance ", "--force-failover"),
+        ("register-scalable-target ", "DynamicScalingOutSuspended=true"),
+        ("aws ecs update-service ", "--desired-count 0"),
+        ("aws rds restore-db-instance-to-point-in-time ", "$DATABASE-restored"),
+        ("aws rds wait db-instance-available ", "$DATABASE-restored"),
+        ("aws rds modify-db-instance ", "--new-db-instance-identifier $DATABASE-broken"),
+        ("aws rds modify-db-instance ", "--new-db-instance-identifier $DATABASE "),
+        ("aws ecs update-service ", "--desired-count $("),
+        ("register-scalable-target ", "DynamicScalingOutSuspended=false"),
+    ],
+    "rotating-keys": [
+        ("okuru keys ",),
+        ("aws ecs update-service ", "--force-new-deployment"),
+        ("aws secretsmanager put-secret-value ", "okuru/prod/sender-secret", "file://"),
+        ("aws ecs update-service ", "okuru-prod-worker", "--force-new-deployment"),
+    ],
+}
+
+
+def test_the_procedures_are_those_that_a_person_on_call_needs() -> None:
+    page = runbook.PATH.read_text().partition("\n# Procedures\n")[2]
+    titles = re.findall(r"^## (.+)$", page, re.M)
+    assert [title.lower().replace(" ", "-") for title in titles] == list(PROCEDURES)
+
+
+@pytest.mark.parametrize("section", PROCEDURES)
+def test_a_procedure_has_its_commands_in_their_order(section: str) -> None:
+    lines = iter([each.line for each in runbook.commands() if each.section == section])
+    for words in PROCEDURES[section]:
+        # Each is looked for behind the one before.
+        assert any(all(word in line for word in words) for line in lines), words
