@@ -168,20 +168,3 @@ resource "aws_vpc_security_group_ingress_rule" "process" {
   from_port                    = each.value.port
   to_port                      = each.value.port
 }
-
-# What there was when the API alone listened: in a state of that time it has these names.
-
-moved {
-  from = aws_lb_target_group.web
-  to   = aws_lb_target_group.process["web"]
-}
-
-moved {
-  from = aws_vpc_security_group_egress_rule.load_balancer
-  to   = aws_vpc_security_group_egress_rule.load_balancer["web"]
-}
-
-moved {
-  from = aws_vpc_security_group_ingress_rule.web
-  to   = aws_vpc_security_group_ingress_rule.process["web"]
-}

@@ -155,13 +155,3 @@ resource "aws_appautoscaling_policy" "tracked" {
     }
   }
 }
-
-moved {
-  from = aws_appautoscaling_policy.web["ALBRequestCountPerTarget"]
-  to   = aws_appautoscaling_policy.tracked["web-ALBRequestCountPerTarget"]
-}
-
-moved {
-  from = aws_appautoscaling_policy.web["ECSServiceAverageCPUUtilization"]
-  to   = aws_appautoscaling_policy.tracked["web-ECSServiceAverageCPUUtilization"]
-}
