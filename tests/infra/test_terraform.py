@@ -110,7 +110,8 @@ def make(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[s
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["make", *arguments], cwd=PROJECT, check=False, text=True, capture_output=True,
+            ["make", "--no-print-directory", *arguments], cwd=PROJECT, check=False,
+            text=True, capture_output=True,
             env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
         )  # fmt: skip
 
