@@ -80,11 +80,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.relative_to(HERE).parts[0])
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """`-n auto`: half of the tests' time is waiting, so more of them than cores."""
-    return max(2, 3 * (os.cpu_count() or 1) // 2)
-
-
 def _create_template(url: str) -> None:
     from app import db
 

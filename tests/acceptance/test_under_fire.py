@@ -34,7 +34,7 @@ def test_killed_worker_children_lose_no_gift(stack: Stack, client: Client) -> No
     gifts = [client.create_and_send(simulate={"delay_ms": 500}) for _ in range(16)]
     killed: set[int] = set()
     while len(killed) < 6:
-        wait_until(lambda: set(executing(client, gifts)) - killed, within=20, what="an execution")
+        wait_until(lambda: set(executing(client, gifts)) - killed, within=60, what="an execution")
         for pid in set(executing(client, gifts)) - killed:
             killed.add(pid)
             with suppress(ProcessLookupError):
@@ -65,7 +65,7 @@ def test_five_killed_executions_are_five_records_and_the_gift_has_failed(
 
 def test_a_killed_worker_is_replaced_and_its_gifts_come_back(stack: Stack, client: Client) -> None:
     gifts = [client.create_and_send(simulate={"delay_ms": 1500}) for _ in range(4)]
-    wait_until(lambda: client.outcomes(gifts[0]), within=20, what="a first execution")
+    wait_until(lambda: client.outcomes(gifts[0]), within=60, what="a first execution")
     first = stack.processes["worker"].pid
     stack.processes["worker"].kill()
     # What it held is hidden until its visibility timeout of 30 s is over.
@@ -76,7 +76,7 @@ def test_a_killed_worker_is_replaced_and_its_gifts_come_back(stack: Stack, clien
 def test_a_stopped_worker_finishes_what_it_holds(stack: Stack, client: Client) -> None:
     gifts = [client.create_and_send(simulate={"delay_ms": 1500}) for _ in range(4)]
     wait_until(
-        lambda: all(client.outcomes(gift) for gift in gifts), within=20, what="all executing"
+        lambda: all(client.outcomes(gift) for gift in gifts), within=60, what="all executing"
     )
     stack.processes["worker"].kill(signal.SIGTERM)  # and the supervisor starts another
     assert_sent_once(client, gifts, within=60)
@@ -131,10 +131,10 @@ def test_a_database_that_is_stopped_at_once_loses_no_accepted_send(
 
     with ThreadPoolExecutor(4) as callers:
         running = callers.map(caller, range(4))
-        wait_until(lambda: len(accepted) > 20, within=20, what="load")
+        wait_until(lambda: len(accepted) > 20, within=60, what="load")
         stack.postgres.child.signal(signal.SIGQUIT)  # an immediate shutdown: no checkpoint
-        wait_until(lambda: not stack.postgres.child.alive, within=20, what="the database is down")
-        wait_until(lambda: 503 in answers, within=20, what="callers are told")
+        wait_until(lambda: not stack.postgres.child.alive, within=60, what="the database is down")
+        wait_until(lambda: 503 in answers, within=60, what="callers are told")
         stack.postgres.start()
         stack.postgres.wait_until_ready()
         list(running)
