@@ -81,7 +81,7 @@ class Injector(threading.Thread):
 
 @contextmanager
 def injecting(*injectors: Injector) -> Iterator[None]:
-    """Harm, for the length of the block; each injector that can be sure to hit must have done so."""
+    """Harm, for the length of the block. Who can be sure to hit must have hit at least once."""
     with ExitStack() as ends:
         for injector in injectors:
             injector.start()
