@@ -190,3 +190,7 @@ def define(ecs: Any, process: str, image: str = OLD, **more: Any) -> str:
     }
     made = ecs.register_task_definition(**definition | more)
     return str(made["taskDefinition"]["taskDefinitionArn"])
+
+
+def everywhere(image: str) -> dict[str, str]:
+    return dict.fromkeys(processes(), image)

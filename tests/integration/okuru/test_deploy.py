@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,6 @@ from pytest_httpserver import HTTPServer
 
 from okuru import deploy as command
 from okuru.ecs import Cluster
-from okuru.revisions import DEPLOY, PREVIOUS
 from tests.integration.okuru.agents import (
     NEW,
     OLD,
@@ -24,16 +22,13 @@ from tests.integration.okuru.agents import (
     answer,
     define,
     deploy,
+    everywhere,
     okuru,
     refuse,
     stop,
 )
 
 CONSUMERS, OTHERS = command.waves()
-
-
-def everywhere(image: str) -> dict[str, str]:
-    return dict.fromkeys(command.processes(), image)
 
 
 # --- deploy -------------------------------------------------------------------------------------
@@ -203,106 +198,6 @@ def test_a_service_that_is_deleted_meanwhile_keeps_no_other_from_going_back(ecs:
     assert "and so did going back: the cluster okuru-dev has no okuru-dev-beat" in result.stderr
     running = ecs.running(but="beat")
     assert running == dict.fromkeys(running, OLD)
-
-
-def test_a_rollback_meanwhile_ends_the_deploy_where_it_began(ecs: Agents) -> None:
-    third = f"{REPOSITORY}@sha256:{'2' * 64}"
-    deploy()
-    told = []
-
-    def rollback() -> None:
-        for _ in range(2):  # until ECS shows what it has been told
-            ecs.describe_services(cluster="okuru-dev", services=["okuru-dev-worker"])
-        told.append(okuru("rollback"))
-
-    ecs.before["okuru-dev-jobs"] = rollback
-    result = deploy(image=third)
-    assert told[0].exit_code == 0, told[0].stderr
-    assert "web stays at okuru-dev-web:2: it is not of the last deploy" in told[0].stderr
-    assert result.exit_code == 1
-    assert "somebody else has changed it" in result.stderr
-    assert ecs.running() == everywhere(NEW)
-
-
-def test_a_rollback_that_was_cut_off_is_given_again(ecs: Agents) -> None:
-    third = f"{REPOSITORY}@sha256:{'2' * 64}"
-    deploy()
-    deploy(image=third)
-    ecs.before["okuru-dev-relay"] = refuse
-    assert okuru("rollback").exit_code == 1
-    assert ecs.running() == {**everywhere(NEW), "relay": third}
-    assert okuru("rollback").exit_code == 0
-    assert ecs.running() == everywhere(NEW)
-
-
-def test_a_rollback_that_is_told_to_stop_tells_every_service_first(ecs: Agents) -> None:
-    deploy()
-    ecs.before["okuru-dev-relay"] = lambda: os.kill(os.getpid(), signal.SIGINT)
-    assert okuru("rollback").exit_code == 1
-    assert ecs.running() == everywhere(OLD)
-
-
-def test_a_migration_that_ecs_cannot_place_is_said_to_be_none(
-    ecs: Agents, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answered = {"tasks": [], "failures": [{"reason": "RESOURCE:CPU"}]}
-    monkeypatch.setattr(ecs, "run_task", lambda **_: answered)
-    result = deploy()
-    assert "`okuru migrate up` was not started: RESOURCE:CPU" in result.stderr
-    assert ecs.updates == []
-
-
-def test_a_migration_that_does_not_end_is_named(
-    ecs: Agents, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ecs, "describe_tasks", lambda **_: {"tasks": [{"lastStatus": "RUNNING"}]})
-    result = deploy("--timeout", "0.5")
-    assert "has not ended in time. No service has changed" in result.stderr
-    assert "may still run in it" in result.stderr
-
-
-def test_who_has_its_logs_elsewhere_is_told_what_to_look_for(ecs: Agents) -> None:
-    before = ecs.definition("okuru-dev-web:1")["containerDefinitions"]
-    before[0]["logConfiguration"] = {"logDriver": "awsfirelens", "options": {"Name": "datadog"}}
-    define(ecs, "web", containerDefinitions=before)
-    ecs.exit_code = 1
-    assert "look for the task" in deploy().stderr
-
-
-def test_a_migration_that_ecs_does_not_know_at_first_is_waited_for(
-    ecs: Agents, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looks = iter([True, True])
-    describe = ecs.describe_tasks
-    monkeypatch.setattr(
-        ecs,
-        "describe_tasks",
-        lambda **wanted: {"tasks": []} if next(looks, False) else describe(**wanted),
-    )
-    assert deploy().exit_code == 0
-    assert ecs.running() == everywhere(NEW)
-
-
-def test_who_is_told_to_stop_while_it_migrates_is_told_what_may_still_run(
-    ecs: Agents, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ecs, "describe_tasks", lambda **_: stop() or {"tasks": []})
-    result = deploy()
-    assert result.exit_code == 1
-    assert "`okuru migrate up` may still run in it" in result.stderr
-    assert "told to stop. No service has changed" in result.stderr
-
-
-def test_a_migration_that_fails_without_its_log_says_its_exit_code(
-    ecs: Agents, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ecs.exit_code = 3
-    refused = boto3.client("logs")
-    monkeypatch.setattr(refused, "get_log_events", lambda **_: refuse())
-    monkeypatch.setattr("okuru.ecs.boto3.client", lambda *_, **__: refused)
-    result = deploy()
-    assert "cannot be read" in result.stderr
-    assert "ended with exit code 3" in result.stderr
 
 
 def test_a_service_whose_deployments_ecs_does_not_show_is_not_yet_stable(
@@ -486,78 +381,3 @@ def test_what_answers_is_this_api(ecs: Agents, api: Callable[..., str], document
     assert result.exit_code == 1
     assert "the API does not answer as it should" in result.stderr
     assert ecs.running() == everywhere(OLD)
-
-
-# --- rollback -----------------------------------------------------------------------------------
-
-
-def test_a_rollback_goes_back_one_deploy_each_time(ecs: Agents) -> None:
-    third = f"{REPOSITORY}@sha256:{'2' * 64}"
-    deploy()
-    deploy(image=third)
-    assert ecs.running() == everywhere(third)
-    ecs.updates.clear()
-    assert okuru("rollback").exit_code == 0
-    assert ecs.running() == everywhere(NEW)
-    order = [name.removeprefix("okuru-dev-") for name, _ in ecs.updates]
-    assert order == [*OTHERS, *CONSUMERS]
-    assert okuru("rollback").exit_code == 0
-    assert ecs.running() == everywhere(OLD)
-    result = okuru("rollback")
-    assert result.exit_code == 1
-    assert "Name a revision of each service" in result.stderr
-
-
-def test_a_rollback_steps_over_what_failed(ecs: Agents) -> None:
-    deploy()
-    ecs.broken = {"okuru-dev-beat"}
-    assert deploy(image=f"{REPOSITORY}@sha256:{'2' * 64}").exit_code == 1
-    ecs.broken = set()
-    assert okuru("rollback").exit_code == 0
-    assert ecs.running() == everywhere(OLD)
-
-
-def test_one_service_goes_back_alone(ecs: Agents) -> None:
-    deploy()
-    result = okuru("rollback", "--service", "web")
-    assert result.exit_code == 0, result.stderr
-    assert ecs.running() == {**everywhere(NEW), "web": OLD}
-
-
-def test_one_service_goes_to_a_revision_by_its_number(ecs: Agents) -> None:
-    deploy()
-    deploy(image=f"{REPOSITORY}@sha256:{'2' * 64}")
-    assert okuru("rollback", "--service", "worker", "--revision", "1").exit_code == 0
-    assert ecs.running()["worker"] == OLD
-
-
-def test_a_dry_rollback_changes_nothing(ecs: Agents) -> None:
-    deploy()
-    ecs.updates.clear()
-    result = okuru("rollback", "--dry-run")
-    assert answer(result)["services"]["web"] == {
-        "from": "okuru-dev-web:2",
-        "to": "okuru-dev-web:1",
-    }
-    assert ecs.updates == []
-
-
-@pytest.mark.parametrize("arguments", [("--revision", "1"), ("--service", "nobody")])
-def test_a_rollback_that_makes_no_sense_is_refused(ecs: Agents, arguments: tuple[str, str]) -> None:
-    assert okuru("rollback", *arguments).exit_code == 2
-
-
-def tags_of(ecs: Agents, revision: str) -> dict[str, str]:
-    found = ecs.describe_task_definition(taskDefinition=revision, include=["TAGS"])
-    return {tag["key"]: tag["value"] for tag in found["tags"]}
-
-
-def test_each_revision_remembers_its_deploy_and_the_one_before(ecs: Agents) -> None:
-    deploy()
-    tags = tags_of(ecs, "okuru-dev-web")
-    assert tags.pop(PREVIOUS).endswith("okuru-dev-web:1")
-    made_by = tags.pop(DEPLOY)
-    assert made_by == tags_of(ecs, "okuru-dev-jobs")[DEPLOY]
-    assert tags == {"Service": "web"}
-    deploy()
-    assert made_by < tags_of(ecs, "okuru-dev-web")[DEPLOY]
